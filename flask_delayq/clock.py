@@ -1,0 +1,84 @@
+"""Time, and the only place where it is read: wall clock for "when", monotonic clock for "how long".
+Must not know what the times are for; tests put ``flask_delayq.testing.FakeClock`` in its place."""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import datetime
+from datetime import timedelta
+from datetime import timezone
+from typing import Protocol
+
+from .errors import DelayError
+
+MAX_DELAY = 10 * 366 * 86400.0
+"""The longest delay accepted, in seconds (about ten years): beyond it lies a mistake in units."""
+
+
+class Clock(Protocol):
+    """The two clocks that the runtime and the backends use."""
+
+    def now(self) -> float:
+        """Wall time: seconds since the epoch, UTC. It may step in either direction."""
+
+    def monotonic(self) -> float:
+        """Seconds that never step back, comparable between the processes of one boot."""
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    now = staticmethod(time.time)
+    # CLOCK_MONOTONIC on Linux counts from boot for every process alike; leases rely on that.
+    monotonic = staticmethod(time.monotonic)
+
+
+def to_seconds(delay: float | timedelta, *, what: str = "delay") -> float:
+    """Turn a delay at the edge of the API into seconds.
+
+    :param delay: seconds, or a ``timedelta``; not negative, at most :data:`MAX_DELAY`.
+    :raises DelayError: for anything else (``bool``, text, NaN, infinity, negative, too long).
+    """
+    if isinstance(delay, timedelta):
+        seconds = delay.total_seconds()
+    elif type(delay) is float or type(delay) is int:
+        try:
+            seconds = float(delay)
+        except OverflowError:
+            seconds = math.inf
+    else:
+        raise DelayError(f"{what} must be seconds or a timedelta, not {delay!r}", delay)
+    if not math.isfinite(seconds):
+        raise DelayError(f"{what} must be finite, not {delay!r}", delay)
+    if seconds < 0:
+        raise DelayError(f"{what} must not be negative, not {delay!r}", delay)
+    if seconds > MAX_DELAY:
+        raise DelayError(f"{what} of {seconds:g} s is more than ten years", delay)
+    return seconds
+
+
+def to_timestamp(when: datetime, *, now: float) -> float:
+    """Turn an aware datetime at the edge of the API into epoch seconds.
+
+    :param when: the moment; must carry a time zone. One in the past is due at once.
+    :param now: the present, epoch seconds, to judge "absurdly far".
+    :raises DelayError: for a naive datetime, another type, or more than ten years ahead.
+    """
+    if not isinstance(when, datetime):
+        raise DelayError(f"run_at must be an aware datetime, not {when!r}", when)
+    if when.tzinfo is None or when.utcoffset() is None:
+        raise DelayError(
+            f"run_at {when!r} is naive, so it names no moment; "
+            f"give it a zone, for example when.replace(tzinfo=timezone.utc)",
+            when,
+        )
+    timestamp = when.timestamp()
+    if timestamp - now > MAX_DELAY:
+        raise DelayError(f"run_at {when!r} is more than ten years ahead", when)
+    return timestamp
+
+
+def to_datetime(timestamp: float | None) -> datetime | None:
+    """Epoch seconds as an aware UTC datetime (``None`` stays ``None``)."""
+    return None if timestamp is None else datetime.fromtimestamp(timestamp, timezone.utc)

@@ -1,0 +1,271 @@
+"""Every exception of the package, under one root, with the facts as attributes.
+Knows no other module; the two families a program sees are usage errors and backend errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class DelayQError(Exception):
+    """The root: ``except DelayQError`` catches everything that this package raises on purpose.
+
+    The steering exceptions of :mod:`flask_delayq.retry` (``Retry``, ``Snooze``, ``Cancel``) are no
+    errors and do not descend from it.
+    """
+
+
+# --- how the package is set up and called ------------------------------------------------------
+
+
+class ConfigurationError(DelayQError):
+    """A ``DELAYQ_*`` setting, a backend URL or a task option that cannot be used.
+
+    :ivar key: the setting or option at fault, or ``None``.
+    """
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class SetupError(DelayQError, RuntimeError):
+    """The extension is used before ``init_app``, outside its apps, or registered twice."""
+
+
+class TaskNotFoundError(DelayQError, LookupError):
+    """No task of this name is registered.
+
+    :ivar name: the name asked for.
+    :ivar suggestions: registered names that look like it.
+    """
+
+    def __init__(self, name: str, suggestions: Sequence[str] = ()) -> None:
+        hint = f"; did you mean {suggestions[0]!r}?" if suggestions else ""
+        super().__init__(f"no task named {name!r} is registered{hint}")
+        self.name = name
+        self.suggestions = tuple(suggestions)
+
+
+class TaskAlreadyRegisteredError(DelayQError):
+    """Two functions want the same task name or alias.
+
+    :ivar name: the name both want.
+    """
+
+    def __init__(self, name: str, existing: str) -> None:
+        super().__init__(
+            f"a task named {name!r} is already registered ({existing}); "
+            f"give one of them another name: @delayq.task(name=...)"
+        )
+        self.name = name
+
+
+class ArgumentError(DelayQError, TypeError):
+    """An argument that JSON cannot carry unchanged, or that arrived unfit for the function.
+
+    :ivar task: the task's name.
+    :ivar path: where the value sits, for example ``"order.items[2].price"``.
+    :ivar reason: what is wrong with it.
+    """
+
+    def __init__(self, task: str, path: str, reason: str) -> None:
+        super().__init__(f"task {task!r}, argument {path}: {reason}")
+        self.task = task
+        self.path = path
+        self.reason = reason
+
+
+class DelayError(DelayQError, ValueError):
+    """A delay or moment that is negative, naive, not finite or absurdly far.
+
+    :ivar value: the value given.
+    """
+
+    def __init__(self, message: str, value: object) -> None:
+        super().__init__(message)
+        self.value = value
+
+
+class PayloadTooLargeError(DelayQError, ValueError):
+    """Encoded arguments or a result above the limit.
+
+    :ivar size: bytes that it takes.
+    :ivar limit: bytes allowed (``DELAYQ_MAX_PAYLOAD`` or ``DELAYQ_MAX_RESULT``).
+    """
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(f"{what} takes {size:,} bytes, the limit is {limit:,}")
+        self.size = size
+        self.limit = limit
+
+
+class InvalidNameError(DelayQError, ValueError):
+    """A job id, task name or queue name with characters or a length that are not allowed.
+
+    :ivar value: the name given.
+    """
+
+    def __init__(self, what: str, value: object) -> None:
+        super().__init__(
+            f"{what} {_short(value)} is not allowed: use 1 to 128 letters, digits and . _ : - "
+            f"(the first one a letter or digit)"
+        )
+        self.value = value
+
+
+# --- one job -----------------------------------------------------------------------------------
+
+
+class JobError(DelayQError):
+    """Something about one job.
+
+    :ivar job_id: its id.
+    """
+
+    def __init__(self, message: str, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class JobNotFoundError(JobError, LookupError):
+    """No job has this id (any more: finished jobs are pruned after the retention)."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job has the id {_short(job_id)}", job_id)
+
+
+class JobConflictError(JobError):
+    """The id is taken by a job with another task or other arguments."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"job {job_id!r} exists already with another task or other arguments; "
+            f"an id may be repeated only with the same ones",
+            job_id,
+        )
+
+
+class InvalidTransitionError(JobError):
+    """The job's state does not allow the action.
+
+    :ivar state: its state.
+    :ivar action: what was asked (``"retry"``, ``"cancel"``, ...).
+    """
+
+    def __init__(self, job_id: str, state: str, action: str) -> None:
+        super().__init__(f"cannot {action} job {job_id!r}: it is {state}", job_id)
+        self.state = state
+        self.action = action
+
+
+class JobFailedError(JobError):
+    """``result`` was asked of a job that failed or was cancelled.
+
+    :ivar state: ``"failed"`` or ``"cancelled"``.
+    :ivar error: the stored error text, or ``None``.
+    """
+
+    def __init__(self, job_id: str, state: str, error: str | None) -> None:
+        super().__init__(f"job {job_id!r} is {state}" + (f": {error}" if error else ""), job_id)
+        self.state = state
+        self.error = error
+
+
+class JobNotFinishedError(JobError):
+    """``result`` was asked before the job was final."""
+
+    def __init__(self, job_id: str, state: str) -> None:
+        super().__init__(f"job {job_id!r} has no result yet: it is {state}", job_id)
+        self.state = state
+
+
+class WaitTimeoutError(JobError, TimeoutError):
+    """``wait(timeout)`` ended before the job did."""
+
+    def __init__(self, job_id: str, timeout: float) -> None:
+        super().__init__(f"job {job_id!r} was not final after {timeout:g} s", job_id)
+        self.timeout = timeout
+
+
+class WaitInsideTaskError(JobError, RuntimeError):
+    """``wait`` was called inside a task: workers that wait for workers can stand still for ever."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"waiting for job {job_id!r} inside a task could block all workers for ever; "
+            f"let the task end and enqueue what comes after from there",
+            job_id,
+        )
+
+
+# --- where jobs live ---------------------------------------------------------------------------
+
+
+class BackendError(DelayQError):
+    """The backend refused or failed."""
+
+
+class BackendUnavailableError(BackendError):
+    """The backend cannot answer now (locked, full, unreachable, read-only); nothing was done.
+
+    The only error that loops retry by themselves and that a program may simply try again later.
+
+    :ivar reason: one short word for machines: ``"locked"``, ``"full"``, ``"read-only"``,
+        ``"io"``, ``"replaced"``, ``"closed"``, ``"unreachable"``.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class EnqueueUncertainError(BackendError):
+    """The commit's outcome is unknown: the jobs may or may not be stored.
+
+    Enqueueing again with the same ids is safe: it stores what is missing and no job twice.
+
+    :ivar job_ids: the ids of the jobs in doubt.
+    """
+
+    def __init__(self, job_ids: Sequence[str]) -> None:
+        shown = ", ".join(job_ids[:3]) + (", ..." if len(job_ids) > 3 else "")
+        super().__init__(
+            f"it is unknown whether the job was stored ({shown}); "
+            f"enqueue again with the same id, that is safe"
+        )
+        self.job_ids = tuple(job_ids)
+
+    @property
+    def job_id(self) -> str:
+        """The id, where it was one job."""
+        return self.job_ids[0]
+
+
+class QueueFullError(BackendError):
+    """The queue holds ``DELAYQ_MAX_PENDING`` waiting jobs; nothing was stored.
+
+    :ivar queue: its name.
+    :ivar limit: the limit.
+    """
+
+    def __init__(self, queue: str, limit: int) -> None:
+        super().__init__(f"queue {queue!r} is full: {limit:,} jobs wait in it")
+        self.queue = queue
+        self.limit = limit
+
+
+class StoreCorruptError(BackendError):
+    """The store is damaged. Nothing is deleted or overwritten; a person has to look."""
+
+
+class StoreMismatchError(BackendError):
+    """The file is not ours, or was written by a newer version of this package."""
+
+
+class UnsupportedOperationError(BackendError):
+    """This backend cannot do that (see the capability table in docs/backends.md)."""
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

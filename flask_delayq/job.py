@@ -1,0 +1,319 @@
+"""What a job is: its states, the one table of transitions, and the frozen records that pass between
+the parts. Knows no storage and no thread; everything here is data."""
+
+from __future__ import annotations
+
+from enum import Enum
+from enum import IntEnum
+
+from msgspec import Struct
+
+
+class JobState(str, Enum):
+    """The six states that a person sees.
+
+    ``scheduled`` and ``ready`` are both stored as *waiting*; which one it is follows from ``run_at``,
+    so that no write is needed when a job becomes due. A ``scheduled`` job with ``attempt > 0`` waits
+    for its retry.
+    """
+
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job will not change any more by itself."""
+        return self in _FINAL
+
+
+_FINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+
+
+class Stored(IntEnum):
+    """The five states as a backend stores them."""
+
+    WAITING = 0
+    RUNNING = 1
+    COMPLETED = 2
+    FAILED = 3
+    CANCELLED = 4
+
+    @property
+    def is_final(self) -> bool:
+        """Whether only an explicit retry by a person leaves the state."""
+        return self >= Stored.COMPLETED
+
+
+class Priority(IntEnum):
+    """The level of a job within its queue; the smaller number goes first."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+
+class Verb(str, Enum):
+    """What can happen to a stored job."""
+
+    CLAIM = "claim"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    RETRY = "retry"  # by the policy or by raising Retry: the run counts
+    SNOOZE = "snooze"  # the task asked to run later: the run does not count
+    RELEASE = "release"  # given back unstarted: the run does not count
+    INTERRUPT = "interrupt"  # stopped in the middle: claimable once the process is gone, not counted
+    RESCUE = "rescue"  # taken back from a dead owner: counted in `rescues`
+    CANCEL = "cancel"  # before it ran, or the task gave up by raising Cancel
+    REVIVE = "revive"  # the explicit retry of a failed or cancelled job by a person
+
+
+TRANSITIONS: dict[tuple[Stored, Verb], Stored] = {
+    (Stored.WAITING, Verb.CLAIM): Stored.RUNNING,
+    (Stored.WAITING, Verb.CANCEL): Stored.CANCELLED,
+    (Stored.RUNNING, Verb.COMPLETE): Stored.COMPLETED,
+    (Stored.RUNNING, Verb.FAIL): Stored.FAILED,
+    (Stored.RUNNING, Verb.CANCEL): Stored.CANCELLED,
+    (Stored.RUNNING, Verb.RETRY): Stored.WAITING,
+    (Stored.RUNNING, Verb.SNOOZE): Stored.WAITING,
+    (Stored.RUNNING, Verb.RELEASE): Stored.WAITING,
+    (Stored.RUNNING, Verb.INTERRUPT): Stored.RUNNING,
+    (Stored.RUNNING, Verb.RESCUE): Stored.WAITING,
+    (Stored.FAILED, Verb.REVIVE): Stored.WAITING,
+    (Stored.CANCELLED, Verb.REVIVE): Stored.WAITING,
+}
+"""The whole life of a job; every pair that is missing is refused or changes nothing.
+
+Two refinements: a rescue ends in FAILED instead when ``max_rescues`` is used up or the job says
+``fail_on_crash``; and RETRY, SNOOZE, RELEASE and RESCUE end in CANCELLED when a cancel was requested
+meanwhile.
+"""
+
+
+class NewJob(Struct, frozen=True, gc=False):
+    """A job on its way into a backend."""
+
+    id: str
+    task: str
+    queue: str
+    priority: int
+    run_at: float
+    """When it is due: epoch seconds."""
+    enqueued_at: float
+    payload: bytes
+    """The encoded arguments; opaque to backends."""
+    max_attempts: int | None = None
+    """Overrides the task's policy for this job."""
+    fail_on_crash: bool = False
+    """Whether a run cut off by a crash ends the job as failed instead of running again."""
+    schedule: str | None = None
+    """The schedule that it is an occurrence of."""
+
+
+class Claim(Struct, frozen=True):
+    """The right to run a job once, held by one owner until the lease ends.
+
+    ``claim_no`` is the only fence: it grows with every claim of the job and is never reset, so a write
+    that carries an older number changes nothing.
+    """
+
+    id: str
+    task: str
+    queue: str
+    payload: bytes
+    owner: str
+    claim_no: int
+    attempt: int
+    """The number of this run: 1 for the first one that counts."""
+    run_at: float
+    rescues: int = 0
+    max_attempts: int | None = None
+    enqueued_at: float = 0.0
+    priority: int = 1
+
+
+class Outcome(Struct, frozen=True, gc=False):
+    """How a run ended, on its way into the backend.
+
+    ``attempt`` of the stored job becomes ``claim.attempt`` for COMPLETE, FAIL, RETRY and CANCEL, and
+    stays what it was for SNOOZE, RELEASE and INTERRUPT.
+    """
+
+    claim: Claim
+    verb: Verb
+    at: float
+    """The moment it ended: epoch seconds."""
+    run_at: float | None = None
+    """RETRY, SNOOZE: when it is due again. RELEASE keeps the old moment."""
+    result: bytes | None = None
+    error: bytes | None = None
+
+
+class Enqueued(Struct, frozen=True):
+    """What became of one job handed to ``enqueue``."""
+
+    id: str
+    created: bool
+    """False: a job with this id, task and payload was there already."""
+    claim: Claim | None = None
+    """Set when the job was claimed in the same step, for the caller to run."""
+
+
+class ClaimFor(Struct, frozen=True):
+    """The wish to claim up to ``slots`` of the jobs while they are enqueued."""
+
+    owner: str
+    lease: float
+    slots: int
+
+
+class Renewal(Struct, frozen=True):
+    """What a renewal found out."""
+
+    lost: tuple[str, ...] = ()
+    """Ids of held claims that are not ours any more."""
+    released: tuple[str, ...] = ()
+    """Ids of running jobs in our name that nobody here holds; they wait again."""
+
+
+class Rescue(Struct, frozen=True):
+    """One job taken back from an owner that died or let its lease end."""
+
+    id: str
+    task: str
+    queue: str
+    owner: str
+    rescues: int
+    state: Stored
+
+
+class Failure(Struct, frozen=True, omit_defaults=True):
+    """Why a run failed; stored as JSON in ``error``."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+class JobRecord(Struct, frozen=True):
+    """A job as it is stored."""
+
+    id: str
+    task: str
+    queue: str
+    priority: int
+    stored: Stored
+    run_at: float
+    enqueued_at: float
+    payload: bytes
+    attempt: int = 0
+    """Finished runs that count."""
+    max_attempts: int | None = None
+    fail_on_crash: bool = False
+    schedule: str | None = None
+    claim_no: int = 0
+    owner: str | None = None
+    rescues: int = 0
+    interrupted: bool = False
+    cancel_requested: bool = False
+    started_at: float | None = None
+    """The moment of the latest claim."""
+    finished_at: float | None = None
+    result: bytes | None = None
+    """The encoded result; ``None`` where the task returned ``None``."""
+    error: bytes | None = None
+    """The latest :class:`Failure`, encoded."""
+    progress: bytes | None = None
+
+    def state_at(self, now: float) -> JobState:
+        """The state that a person sees at a moment (epoch seconds)."""
+        if self.stored is Stored.WAITING:
+            return JobState.READY if self.run_at <= now else JobState.SCHEDULED
+        return _SHOWN[self.stored]
+
+
+_SHOWN = {
+    Stored.RUNNING: JobState.RUNNING,
+    Stored.COMPLETED: JobState.COMPLETED,
+    Stored.FAILED: JobState.FAILED,
+    Stored.CANCELLED: JobState.CANCELLED,
+}
+
+
+class JobQuery(Struct, frozen=True):
+    """Which jobs to list, newest first."""
+
+    states: tuple[JobState, ...] = ()
+    """Empty: all."""
+    queue: str | None = None
+    task: str | None = None
+    before: str | None = None
+    """Only ids smaller than this one: the last id of the page before."""
+    limit: int = 50
+
+
+class QueueInfo(Struct, frozen=True):
+    """A queue as a person asks about it."""
+
+    name: str
+    paused: bool
+    scheduled: int
+    ready: int
+    running: int
+    oldest_due: float | None
+    """``run_at`` of the oldest ready job: epoch seconds."""
+
+
+class ProcessRecord(Struct, frozen=True):
+    """A process that runs jobs (or did until it died)."""
+
+    owner: str
+    """Random per start of its runtime; pid and host are for display only."""
+    pid: int
+    host: str
+    started_at: float
+    seen_at: float
+    info: bytes
+    """JSON object: workers, busy, queues, mode, lateness and so on; opaque to backends."""
+    alive: bool = True
+
+
+class ScheduleRecord(Struct, frozen=True):
+    """A periodic rule and where it stands."""
+
+    name: str
+    task: str
+    payload: bytes
+    rule: str
+    """The rule as :mod:`flask_delayq.schedule` writes it."""
+    queue: str
+    priority: int
+    next_due: float
+    """Its next occurrence: epoch seconds."""
+    last_due: float | None = None
+    generation: int = 1
+    """Grows when the rule changes; an occurrence of an older one is not enqueued."""
+    paused: bool = False
+    from_code: bool = True
+    """Declared by a decorator (reconciled at start), not added at run time."""
+    max_attempts: int | None = None
+    fail_on_crash: bool = False
+
+
+class Health(Struct, frozen=True):
+    """Whether the store can be written, and what a person should know."""
+
+    ok: bool
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    """Warnings that do not make it unhealthy."""
+    facts: dict[str, str | int | float] = {}
