@@ -1,0 +1,57 @@
+# Everything a contributor needs: `make` lists the targets. Only Python (with venv) and make are required.
+
+PYTHON ?= python3
+PORT ?= 5000
+ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format stress bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/core.stamp ## Run the example app on http://127.0.0.1:5000/ (PORT=8000 moves it)
+	@echo "The example app is at http://127.0.0.1:$(PORT)/ - stop it with Ctrl-C"
+	$(BIN)/flask --app example_app run --host 127.0.0.1 --port $(PORT)
+
+test: lint ## Check style and types, then run the tests (ARGS="-k wheel" narrows them)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/dev.stamp ## Check style and types only
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/pyright --warnings
+	$(BIN)/pyright --verifytypes flask_delayq --ignoreexternal
+
+format: .venv/dev.stamp ## Format the code and apply safe fixes
+	$(BIN)/ruff check --quiet --fix .
+	$(BIN)/ruff format --quiet .
+
+stress: .venv/dev.stamp ## Run the long tests: load and chaos, some minutes
+	$(BIN)/python -m pytest -m stress $(ARGS)
+
+bench: .venv/bench.stamp ## Run the benchmarks, side by side with peers
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## Remove the virtual environment and every cache
+	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: the environment is brought up to date only after pyproject.toml changed.
+# `pip install --group` needs pip 25.1, newer than the one most Pythons bring.
+.venv/core.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install --upgrade "pip>=25.1"
+	$(PIP) install --editable .
+	@touch $@
+
+.venv/dev.stamp: .venv/core.stamp
+	$(PIP) install --group dev
+	@touch $@
+
+.venv/bench.stamp: .venv/core.stamp
+	$(PIP) install --group bench
+	@touch $@
