@@ -1,0 +1,49 @@
+"""Rules for every test: it leaves nothing behind, and in CI it may not skip for want of a server.
+
+Must not know any feature of the package: fixtures for those live beside their tests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+from leaks import LeakWatch
+
+passed = pytest.StashKey[bool]()
+
+
+@pytest.fixture(autouse=True)
+def leak_detector(request: pytest.FixtureRequest) -> Generator[None, None, None]:
+    """Fail the test that leaks a thread, a file descriptor (Linux) or a Flask context."""
+    watch = LeakWatch()
+    yield
+    # The traceback of a failed test keeps its frames alive, and with them what they hold open.
+    if request.node.stash.get(passed, False) and (findings := watch.findings()):
+        pytest.fail("the test left behind:\n  " + "\n  ".join(findings), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        item.stash[passed] = report.passed
+    return refuse_skip_in_ci(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return refuse_skip_in_ci((yield))
+
+
+def refuse_skip_in_ci(report):
+    """Locally a missing server skips its tests; CI promised one, so there it is an error."""
+    if report.skipped and os.environ.get("DELAYQ_CI") and isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        if reason.removeprefix("Skipped: ").startswith("needs "):
+            report.outcome = "failed"
+            report.longrepr = f"{path}:{line}: CI must not skip this. {reason}"
+    return report

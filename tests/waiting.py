@@ -1,0 +1,31 @@
+"""Bounded waiting for tests: ask until it is true, and say what never came true.
+
+It must not know what it waits for; a test that can wait on an event or a join should do that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL_INTERVAL = 0.005
+
+
+def wait_until(predicate: Callable[[], T], timeout: float = 5, what: str = "the condition") -> T:
+    """Return the first true value of `predicate()`; ask once more at the deadline itself.
+
+    :param timeout: seconds.
+    :param what: the awaited fact, for the message: "job 7 is completed".
+    :raises AssertionError: naming `what` and the last value, when the time is over.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        expired = time.monotonic() >= deadline
+        if value := predicate():
+            return value
+        if expired:
+            raise AssertionError(f"after {timeout:g} s still not: {what} (last value {value!r})")
+        time.sleep(POLL_INTERVAL)
