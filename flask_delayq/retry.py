@@ -1,0 +1,127 @@
+"""When a failed job runs again: the policy, and the exceptions by which a task steers its own fate.
+Knows no job and no clock; randomness is passed in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from collections.abc import Sequence
+from datetime import timedelta
+
+from msgspec import Struct
+
+from .clock import to_seconds
+from .errors import ConfigurationError
+
+RETRIES_ON_REQUEST = 25
+"""How many runs a task may ask for by raising ``Retry`` where its policy names no number."""
+
+
+class Steer(Exception):
+    """Base of what a task raises to say how it goes on. No error: it is not a ``DelayQError``."""
+
+
+class Retry(Steer):
+    """Run this job again; the run counts as an attempt.
+
+    :param delay: seconds or ``timedelta`` until then; ``None``: what the policy says.
+    :param reason: kept as the job's error text.
+    """
+
+    def __init__(self, delay: float | timedelta | None = None, reason: str = "") -> None:
+        super().__init__(reason or "the task asked for a retry")
+        self.delay = None if delay is None else to_seconds(delay)
+        self.reason = reason
+
+
+class Snooze(Steer):
+    """Run this job again later as if this run had not been; no attempt is counted.
+
+    :param delay: seconds or ``timedelta`` until then.
+    """
+
+    def __init__(self, delay: float | timedelta) -> None:
+        super().__init__(f"the task asked to run again in {delay}")
+        self.delay = to_seconds(delay)
+
+
+class Cancel(Steer):
+    """Give up: the job ends as cancelled, without further attempts.
+
+    :param reason: kept as the job's error text.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "the task cancelled its job")
+        self.reason = reason
+
+
+class RetryPolicy(Struct, frozen=True, kw_only=True):
+    """How often and how soon a failed job runs again.
+
+    The pause after the n-th run is ``backoff * factor ** (n - 1)`` seconds, at most ``cap``, less a
+    random part of up to ``jitter`` of it (so that jobs that failed together do not return together).
+    A sequence for ``backoff`` names the pauses one by one; the last one repeats.
+    """
+
+    max_attempts: int = 1
+    """Runs in all, the first one included."""
+    backoff: float | tuple[float, ...] = 2.0
+    """Seconds after the first run, or all pauses."""
+    factor: float = 2.0
+    cap: float = 3600.0
+    """Longest pause in seconds."""
+    jitter: float = 0.1
+    """0: none; 1: anything from nothing to the whole pause."""
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    """Which exceptions are worth another run; others fail the job at once."""
+
+    def __post_init__(self) -> None:
+        if type(self.max_attempts) is not int or self.max_attempts < 1:
+            raise ConfigurationError(
+                f"max_attempts must be a whole number from 1, not {self.max_attempts!r}",
+                key="max_attempts",
+            )
+        if not 0 <= self.jitter <= 1:
+            raise ConfigurationError(f"jitter must be from 0 to 1, not {self.jitter!r}", key="jitter")
+        if self.factor < 1:
+            raise ConfigurationError(f"factor must be at least 1, not {self.factor!r}", key="factor")
+        pauses = self.backoff if isinstance(self.backoff, tuple) else (self.backoff,)
+        if not pauses:
+            raise ConfigurationError("backoff must name at least one pause", key="backoff")
+        for seconds in (*pauses, self.cap):
+            to_seconds(seconds, what="backoff")
+
+    @classmethod
+    def of(cls, value: RetryPolicy | int, backoff: Sequence[float] | float | None) -> RetryPolicy:
+        """The policy for the short form ``max_attempts=5, backoff=...`` of a task's options."""
+        if isinstance(value, RetryPolicy):
+            return value
+        if backoff is None:
+            return cls(max_attempts=value)
+        pauses = float(backoff) if isinstance(backoff, (int, float)) else tuple(backoff)
+        return cls(max_attempts=value, backoff=pauses)
+
+    def allows(self, attempt: int, *, on_request: bool, max_attempts: int | None = None) -> bool:
+        """Whether another run may follow the ``attempt``-th one.
+
+        :param on_request: the task raised ``Retry``; a policy of one attempt (that is: none) then
+            allows up to :data:`RETRIES_ON_REQUEST` runs.
+        :param max_attempts: the job's own number instead of the policy's.
+        """
+        limit = max_attempts if max_attempts is not None else self.max_attempts
+        if on_request and limit == 1:
+            limit = RETRIES_ON_REQUEST
+        return attempt < limit
+
+    def pause(self, attempt: int, rand: Callable[[], float] = random.random) -> float:
+        """Seconds to wait after the ``attempt``-th run (from 1).
+
+        :param rand: source of randomness, from 0 to 1.
+        """
+        if isinstance(self.backoff, tuple):
+            seconds = self.backoff[min(attempt, len(self.backoff)) - 1]
+        else:
+            # Beyond 2 ** 64 the cap has long decided; larger exponents only overflow.
+            seconds = self.backoff * self.factor ** min(attempt - 1, 64)
+        return min(seconds, self.cap) * (1.0 - self.jitter * rand())

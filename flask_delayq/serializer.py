@@ -1,0 +1,79 @@
+"""JSON by msgspec, the only format that jobs are stored in. There is no pickle anywhere.
+Knows what bytes look like, not what they mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .job import Failure
+from .schedule import Cron
+from .schedule import Every
+
+# Deterministic: sets and dict keys are sorted, so equal arguments give equal bytes and a repeated
+# enqueue with the same id is recognised.
+_encoder = msgspec.json.Encoder(order="deterministic")
+_plain_encoder = msgspec.json.Encoder()
+_failures = msgspec.json.Decoder(Failure)
+_rules = msgspec.json.Decoder(Every | Cron)
+
+UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
+"""What encoding raises for a value that JSON cannot carry (``UnicodeEncodeError`` is a ValueError)."""
+
+decode = msgspec.json.decode
+
+
+def encode(value: object) -> bytes:
+    """JSON bytes of a value.
+
+    :raises Exception: one of :data:`UNENCODABLE`, for a value that JSON cannot carry.
+    """
+    try:
+        return _encoder.encode(value)
+    except TypeError:
+        # The sorting encoder takes no other keys than text; the plain one does.
+        return _plain_encoder.encode(value)
+
+
+def decode_object(data: bytes | None) -> dict[str, Any]:
+    """A stored JSON object as a dict; empty where nothing, or something else, is stored."""
+    if not data:
+        return {}
+    value = decode(data)
+    return value if isinstance(value, dict) else {}
+
+
+def encode_failure(failure: Failure) -> bytes:
+    """The stored form of a failure. Lone surrogates in foreign texts are replaced."""
+    try:
+        return _encoder.encode(failure)
+    except UnicodeEncodeError:
+        clean = (
+            text.encode("utf-8", "replace").decode("utf-8")
+            for text in (failure.type, failure.message, failure.traceback)
+        )
+        return _encoder.encode(Failure(*clean))
+
+
+def decode_failure(data: bytes | None) -> Failure | None:
+    """The failure stored in ``error``; one that cannot be read says so instead of raising."""
+    if not data:
+        return None
+    try:
+        return _failures.decode(data)
+    except msgspec.MsgspecError:
+        return Failure("Unreadable", "the stored error cannot be read")
+
+
+def encode_rule(rule: Every | Cron) -> str:
+    """The stored form of a periodic rule."""
+    return _encoder.encode(rule).decode()
+
+
+def decode_rule(text: str) -> Every | Cron:
+    """The rule that :func:`encode_rule` wrote.
+
+    :raises msgspec.DecodeError: for anything else.
+    """
+    return _rules.decode(text)
