@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from typing import TypeVar
 
 import pytest
 from leaks import LeakWatch
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 passed = pytest.StashKey[bool]()
 
@@ -39,7 +42,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return refuse_skip_in_ci((yield))
 
 
-def refuse_skip_in_ci(report):
+def refuse_skip_in_ci(report: Report) -> Report:
     """Locally a missing server skips its tests; CI promised one, so there it is an error."""
     if report.skipped and os.environ.get("DELAYQ_CI") and isinstance(report.longrepr, tuple):
         path, line, reason = report.longrepr
