@@ -10,6 +10,7 @@ from collections.abc import Generator
 from typing import TypeVar
 
 import pytest
+
 from leaks import LeakWatch
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from flask import Flask
-from flask_delayq import DelayQ, Job, Task
 from typing_extensions import assert_type
+
+from flask_delayq import DelayQ, Job, Task
 
 app = Flask(__name__)
 delayq = DelayQ()
