@@ -20,7 +20,7 @@ test: lint ## Check style and types, then run the tests (ARGS="-k wheel" narrows
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/dev.stamp ## Check style and types only
-	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff check --quiet --output-format concise .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/pyright --warnings
