@@ -9,14 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
-from msgspec import Struct
-from msgspec import UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
-from .errors import ArgumentError
-from .errors import ConfigurationError
-from .serializer import UNENCODABLE
-from .serializer import encode
+from .errors import ArgumentError, ConfigurationError
+from .serializer import UNENCODABLE, encode
 
 _PLAIN = frozenset({str, int, bool, float, type(None)})
 
@@ -91,6 +87,23 @@ class Arguments:
             where = path.rstrip("`").lstrip(".") or "(all)"
             raise ArgumentError(self.task, where, f"stored value does not fit: {reason}") from None
 
+    def from_json(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[bytes, Struct]:
+        """Encode a call whose arguments are plain JSON values, as HTTP and the command line give them
+        (``"2026-01-01T00:00:00Z"`` where the function takes a datetime).
+
+        :returns: as :meth:`encode`.
+        :raises TypeError: the call does not fit the function.
+        :raises ArgumentError: a value does not fit its annotation; names its path.
+        """
+        bound = self._bound(tuple(args), kwargs)
+        stars = {p.name: _STARS.get(p.kind, "") for p in self.signature.parameters.values()}
+        try:
+            payload = encode({stars[name] + name: value for name, value in bound.items()})
+        except UNENCODABLE as error:
+            raise ArgumentError(self.task, "(all)", str(error)) from None
+        arrived = self.decode(payload)
+        return encode(arrived), arrived
+
     def call(self, function: Callable[..., Any], values: Struct) -> Any:
         """Call the function with restored arguments."""
         args, kwargs = self.unpack(values)
@@ -123,6 +136,9 @@ class Arguments:
                 return self._struct(*args, **kwargs)
             except TypeError:
                 pass  # bind again for Python's own words
+        return self._struct(**self._bound(args, kwargs))
+
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         try:
             bound = self.signature.bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -130,7 +146,7 @@ class Arguments:
         for parameter in self.signature.parameters.values():
             if parameter.kind is parameter.VAR_POSITIONAL and parameter.name in bound:
                 bound[parameter.name] = list(bound[parameter.name])
-        return self._struct(**bound)
+        return bound
 
     def _same_types(self, sent: Struct, arrived: Struct) -> bool:
         for name in self._free:
@@ -167,7 +183,7 @@ _SINGLE = frozenset(
         inspect.Parameter.KEYWORD_ONLY,
     }
 )
-_STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+_STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 
 
 def _hints(function: Callable[..., Any], task: str) -> dict[str, Any]:
@@ -263,4 +279,3 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, (list, tuple)):
         return [(f"[{index}]", part) for index, part in enumerate(value)]
     return []
-

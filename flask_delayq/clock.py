@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from datetime import datetime
-from datetime import timedelta
-from datetime import timezone
+from datetime import datetime, timedelta, timezone
 from typing import Protocol
 
 from .errors import DelayError

@@ -4,19 +4,16 @@ Knows no Flask; a setting is read from any mapping."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from .clock import to_seconds
-from .errors import ConfigurationError
-from .errors import DelayQError
+from .errors import ConfigurationError, DelayQError
 from .ids import check_name
 
 PREFIX = "DELAYQ_"
@@ -80,6 +77,18 @@ class Settings(Struct, frozen=True, kw_only=True):
             values["url"] = "memory://" if testing else f"sqlite:///{DEFAULT_FILE}"
         values["url"] = _absolute(values["url"], folder)
         return cls(**values)
+
+
+def url_prefix(config: Mapping[str, Any]) -> str:
+    """Where the pages are, the one setting that is needed before the others are read.
+
+    :raises ConfigurationError: it is no path.
+    """
+    key = PREFIX + "URL_PREFIX"
+    try:
+        return _prefix(config.get(key, "/delayq"))
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{key}: {config[key]!r} does not fit: {error}", key=key) from None
 
 
 def _unknown(key: str) -> str:

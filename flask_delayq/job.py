@@ -3,8 +3,7 @@ the parts. Knows no storage and no thread; everything here is data."""
 
 from __future__ import annotations
 
-from enum import Enum
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 from msgspec import Struct
 

@@ -4,16 +4,15 @@ Data and checks only; knows no function and no job."""
 from __future__ import annotations
 
 from difflib import get_close_matches
+from typing import Any
 
-from msgspec import Struct
-from msgspec import structs
+from msgspec import Struct, structs
 
 from .errors import ConfigurationError
 from .ids import check_name
 from .job import Priority
 from .retry import RetryPolicy
-from .schedule import Cron
-from .schedule import Every
+from .schedule import Cron, Every, make_rule
 
 _LEVELS = {level.name.lower(): level for level in Priority}
 
@@ -66,6 +65,69 @@ class CallOptions(Struct, frozen=True, kw_only=True):
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ConfigurationError(f"no call option is named {name!r}{hint}", key=name)
         return structs.replace(self, **changes)
+
+
+_TASK_OPTIONS = (
+    "name",
+    "aliases",
+    "queue",
+    "priority",
+    "max_attempts",
+    "backoff",
+    "retry",
+    "on_crash",
+    "produce",
+    "every",
+    "cron",
+    "timezone",
+)
+
+
+def declare_task(name: str, **options: Any) -> TaskOptions:
+    """The options of a task from the keywords of its decorator (``DelayQ.task`` explains them).
+
+    :raises ConfigurationError: an unknown option (with "did you mean") or one that does not fit.
+    :raises InvalidNameError: a name that is not allowed.
+    """
+    for option in options:
+        if option not in _TASK_OPTIONS:
+            near = get_close_matches(option, _TASK_OPTIONS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigurationError(f"task {name!r}: no option is named {option!r}{hint}", key=option)
+    rule = None
+    if options.get("every") is not None or options.get("cron") is not None:
+        rule = make_rule(options.get("every"), options.get("cron"), options.get("timezone"))
+    on_crash = options.get("on_crash", "retry")
+    if on_crash not in ("retry", "fail"):
+        raise ConfigurationError(
+            f"task {name!r}: on_crash must be 'retry' or 'fail', not {on_crash!r}", key="on_crash"
+        )
+    return TaskOptions(
+        name=check_name("task", name),
+        aliases=tuple(check_name("alias", alias) for alias in options.get("aliases", ())),
+        queue=check_name("queue", options.get("queue", "default")),
+        priority=to_priority(options.get("priority", "normal")),
+        retry=_retry(name, options),
+        fail_on_crash=on_crash == "fail",
+        produce=bool(options.get("produce", False)),
+        rule=rule,
+    )
+
+
+def _retry(name: str, options: dict[str, Any]) -> RetryPolicy | None:
+    policy, runs, backoff = (options.get(key) for key in ("retry", "max_attempts", "backoff"))
+    if policy is not None:
+        if not isinstance(policy, RetryPolicy) or runs is not None or backoff is not None:
+            raise ConfigurationError(
+                f"task {name!r}: give retry=RetryPolicy(...), or max_attempts= and backoff=, not both",
+                key="retry",
+            )
+        return policy
+    if runs is None and backoff is None:
+        return None
+    if runs is None:
+        raise ConfigurationError(f"task {name!r}: backoff= needs max_attempts=", key="backoff")
+    return RetryPolicy.of(runs, backoff)
 
 
 def to_priority(value: object) -> Priority:

@@ -4,8 +4,7 @@ Knows no job and no clock; randomness is passed in."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from msgspec import Struct

@@ -4,14 +4,11 @@ Knows no job, no store and no clock."""
 from __future__ import annotations
 
 import math
-from datetime import datetime
-from datetime import timedelta
+from datetime import datetime, timedelta
 from datetime import timezone as _timezone
-from zoneinfo import ZoneInfo
-from zoneinfo import ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cronsim import CronSim
-from cronsim import CronSimError
+from cronsim import CronSim, CronSimError
 from msgspec import Struct
 
 from .clock import to_seconds

@@ -8,8 +8,7 @@ from typing import Any
 import msgspec
 
 from .job import Failure
-from .schedule import Cron
-from .schedule import Every
+from .schedule import Cron, Every
 
 # Deterministic: sets and dict keys are sorted, so equal arguments give equal bytes and a repeated
 # enqueue with the same id is recognised.
@@ -76,4 +75,5 @@ def decode_rule(text: str) -> Every | Cron:
 
     :raises msgspec.DecodeError: for anything else.
     """
-    return _rules.decode(text)
+    rule: Every | Cron = _rules.decode(text)
+    return rule

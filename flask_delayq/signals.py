@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from blinker import Namespace
-from blinker import NamedSignal
+from blinker import NamedSignal, Namespace
 
 _log = logging.getLogger(__name__)
 _signals = Namespace()

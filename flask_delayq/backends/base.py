@@ -4,25 +4,25 @@ nothing here knows an engine, a thread or Flask."""
 
 from __future__ import annotations
 
-from abc import ABC
-from abc import abstractmethod
-from collections.abc import Collection
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 
-from ..job import Claim
-from ..job import ClaimFor
-from ..job import Enqueued
-from ..job import Health
-from ..job import JobQuery
-from ..job import JobRecord
-from ..job import NewJob
-from ..job import Outcome
-from ..job import ProcessRecord
-from ..job import QueueInfo
-from ..job import Renewal
-from ..job import Rescue
-from ..job import ScheduleRecord
-from ..job import Stored
+from ..job import (
+    Claim,
+    ClaimFor,
+    Enqueued,
+    Health,
+    JobQuery,
+    JobRecord,
+    NewJob,
+    Outcome,
+    ProcessRecord,
+    QueueInfo,
+    Renewal,
+    Rescue,
+    ScheduleRecord,
+    Stored,
+)
 
 TURN_OF_THE_OLDEST = 8
 """Every so many claims from a queue, the oldest due job goes first whatever its level."""
@@ -196,7 +196,7 @@ class Backend(ABC):
         process can enqueue."""
         return None
 
-    def maintain(self) -> None:
+    def maintain(self) -> None:  # noqa: B027 - an engine without upkeep has nothing to do
         """The engine's own upkeep (checkpoints and the like); called about once a second, must not
         hold a writer up."""
 
@@ -222,6 +222,10 @@ class Inspectable(ABC):
         """The job as stored, or ``None``."""
 
     @abstractmethod
+    def queues(self, *, now: float) -> list[QueueInfo]:
+        """Every queue that holds or held jobs or is paused, by name."""
+
+    @abstractmethod
     def list(self, query: JobQuery, *, now: float) -> list[JobRecord]:
         """Jobs that match, newest id first, at most ``query.limit``; ``payload``, ``result`` and
         ``error`` may be left empty."""
@@ -229,10 +233,6 @@ class Inspectable(ABC):
     @abstractmethod
     def counts(self, *, now: float) -> dict[str, int]:
         """How many jobs are in each of the six states, by name; all six are present."""
-
-    @abstractmethod
-    def queues(self, *, now: float) -> list[QueueInfo]:
-        """Every queue that holds or held jobs or is paused, by name."""
 
     @abstractmethod
     def cancel(self, job_id: str, *, now: float, reason: str = "") -> Stored | None:
@@ -293,9 +293,7 @@ class Schedulable(ABC):
         """The earliest ``next_due`` of a schedule that is not paused, or ``None``."""
 
     @abstractmethod
-    def fire(
-        self, schedule: ScheduleRecord, job: NewJob | None, *, next_due: float
-    ) -> Enqueued | None:
+    def fire(self, schedule: ScheduleRecord, job: NewJob | None, *, next_due: float) -> Enqueued | None:
         """Enqueue one occurrence and move the schedule on; one transaction.
 
         Happens only if the stored schedule is not paused and still has the ``generation`` and the

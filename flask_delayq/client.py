@@ -1,0 +1,300 @@
+"""Puts jobs into one app's backend and answers questions about them.
+Knows tasks, the backend and, if jobs run in this process, a ``Runner`` that may take them at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from .backends.base import Backend, Inspectable
+from .clock import Clock, SystemClock, to_seconds, to_timestamp
+from .config import Settings
+from .errors import ConfigurationError, PayloadTooLargeError, UnsupportedOperationError
+from .handle import Job, decode_with
+from .ids import new_id
+from .job import Claim, ClaimFor, Enqueued, JobQuery, JobRecord, NewJob, Stored
+from .options import CallOptions
+from .serializer import decode
+from .signals import emit, job_cancelled, job_enqueued
+from .task import Task, TaskRegistry
+
+_real = SystemClock()
+
+
+class Runner(Protocol):
+    """What runs jobs in this process, as far as an enqueueing thread is concerned."""
+
+    def reserve(self, jobs: int) -> ClaimFor | None:
+        """Reserve places for up to so many jobs, or ``None`` if there is none right now."""
+
+    def hand_over(self, reserved: ClaimFor, claims: Sequence[tuple[Claim, Struct | None]]) -> None:
+        """Run these claims (with their decoded arguments); places left over are free again."""
+
+    def expect(self, jobs: Sequence[NewJob]) -> None:
+        """These jobs were stored and wait; some may be due already."""
+
+
+class Client:
+    """The producing side of one app.
+
+    :param sender: the sender of signals.
+    :param runner: set while jobs run in this process.
+    :param after_enqueue: called after every successful call (the inline mode runs jobs there).
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        registry: TaskRegistry,
+        settings: Settings,
+        clock: Clock,
+        sender: object,
+    ) -> None:
+        self.backend = backend
+        self.registry = registry
+        self.settings = settings
+        self.clock = clock
+        self.sender = sender
+        self.runner: Runner | None = None
+        self.after_enqueue: Callable[[], None] | None = None
+        self._waiting: dict[str, list[threading.Event]] = {}
+        self._waiting_lock = threading.Lock()
+
+    # --- producing -----------------------------------------------------------------------------
+
+    def submit_now(
+        self,
+        task: Task[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> Job[Any]:
+        """Enqueue one call that is due at once."""
+        payload, arrived = task.arguments.encode(args, kwargs)
+        now = self.clock.now()
+        return self._store([self._new(task, payload, options, now, now)], [arrived], now)[0]
+
+    def submit(
+        self,
+        task: Task[..., Any],
+        calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
+        options: CallOptions,
+        delay: float | timedelta | None = None,
+        when: datetime | None = None,
+    ) -> list[Job[Any]]:
+        """Enqueue calls, all due after ``delay`` or at ``when``."""
+        encode = task.arguments.encode
+        return self.submit_encoded(
+            task, [encode(args, kwargs) for args, kwargs in calls], options, delay, when
+        )
+
+    def submit_encoded(
+        self,
+        task: Task[..., Any],
+        calls: Sequence[tuple[bytes, Struct]],
+        options: CallOptions,
+        delay: float | timedelta | None = None,
+        when: datetime | None = None,
+    ) -> list[Job[Any]]:
+        """Enqueue calls whose arguments are encoded already (see ``Task.arguments``)."""
+        now = self.clock.now()
+        run_at = now
+        if delay is not None:
+            run_at = now + to_seconds(delay)
+        elif when is not None:
+            run_at = max(now, to_timestamp(when, now=now))
+        if options.id is not None and len(calls) > 1:
+            raise ConfigurationError("an id is for one job, not for many", key="id")
+        jobs = [self._new(task, payload, options, now, run_at) for payload, _ in calls]
+        return self._store(jobs, [arrived for _, arrived in calls], now) if jobs else []
+
+    def _new(
+        self, task: Task[..., Any], payload: bytes, options: CallOptions, now: float, run_at: float
+    ) -> NewJob:
+        if len(payload) > self.settings.max_payload:
+            raise PayloadTooLargeError(
+                f"the arguments of task {task.name!r}", len(payload), self.settings.max_payload
+            )
+        declared = task.declared
+        priority = options.priority
+        return NewJob(
+            options.id or new_id(),
+            task.name,
+            options.queue or declared.queue,
+            int(declared.priority if priority is None else priority),
+            run_at,
+            now,
+            payload,
+            options.max_attempts,
+            declared.fail_on_crash,
+        )
+
+    def _store(self, jobs: list[NewJob], arrived: list[Struct], now: float) -> list[Job[Any]]:
+        runner = self.runner
+        due = jobs[0].run_at <= now
+        reserved = runner.reserve(len(jobs)) if runner is not None and due else None
+        answers: list[Enqueued] = []
+        try:
+            answers = self.backend.enqueue(
+                jobs,
+                now=now,
+                timeout=self.settings.enqueue_timeout,
+                max_pending=self.settings.max_pending,
+                claim_for=reserved,
+            )
+        finally:
+            if reserved is not None:
+                assert runner is not None
+                claims = [
+                    (answer.claim, values)
+                    for answer, values in zip(answers, arrived, strict=False)
+                    if answer.claim is not None
+                ]
+                runner.hand_over(reserved, claims)
+        if runner is not None:
+            waiting = [
+                new
+                for new, answer in zip(jobs, answers, strict=True)
+                if answer.claim is None and answer.created
+            ]
+            if waiting:
+                runner.expect(waiting)
+        if job_enqueued.receivers:
+            for new, answer in zip(jobs, answers, strict=True):
+                if answer.created:
+                    emit(job_enqueued, self.sender, job=new)
+        if self.after_enqueue is not None:
+            self.after_enqueue()
+        return [
+            Job(self, new=new, created=answer.created) if answer.created else self._known(new)
+            for new, answer in zip(jobs, answers, strict=True)
+        ]
+
+    def _known(self, new: NewJob) -> Job[Any]:
+        record = self.record_of(new.id)
+        return Job(self, record=record) if record else Job(self, new=new)
+
+    # --- asking --------------------------------------------------------------------------------
+
+    @property
+    def inspect(self) -> Inspectable:
+        """The backend, if it can be asked about jobs.
+
+        :raises UnsupportedOperationError: it cannot.
+        """
+        if not isinstance(self.backend, Inspectable):
+            raise UnsupportedOperationError(f"{self.backend.url} cannot look jobs up")
+        return self.backend
+
+    def find(self, job_id: str) -> Job[Any] | None:
+        """The job of this id, or ``None``."""
+        record = self.record_of(job_id)
+        return None if record is None else Job(self, record=record)
+
+    def select(self, query: JobQuery) -> list[Job[Any]]:
+        """The jobs that a query names."""
+        records = self.inspect.list(query, now=self.clock.now())
+        return [Job(self, record=record) for record in records]
+
+    def record_of(self, job_id: str) -> JobRecord | None:
+        return self.inspect.get(job_id)
+
+    def now(self) -> float:
+        return self.clock.now()
+
+    def monotonic(self) -> float:
+        return self.clock.monotonic()
+
+    def cancel(self, job_id: str, reason: str = "") -> Stored | None:
+        """Cancel a job; the state afterwards, ``None`` if there is none."""
+        before = self.record_of(job_id)
+        stored = self.inspect.cancel(job_id, now=self.clock.now(), reason=reason)
+        if stored is Stored.CANCELLED and before and before.stored is Stored.WAITING:
+            emit(job_cancelled, self.sender, job=before, reason=reason)
+            self.announce_end([job_id])
+        return stored
+
+    def revive(self, job_id: str) -> Stored | None:
+        """Let a failed or cancelled job run again; its state before, ``None`` if there is none."""
+        now = self.clock.now()
+        before = self.inspect.revive(job_id, run_at=now)
+        record = self.record_of(job_id)
+        if before in (Stored.FAILED, Stored.CANCELLED) and record is not None:
+            if self.runner is not None:
+                self.runner.expect([_as_new(record)])
+            if self.after_enqueue is not None:
+                self.after_enqueue()
+        return before
+
+    def decode_result(self, task: str, data: bytes) -> Any:
+        found = self.registry.find(task)
+        return found.decode_result(data) if found else decode_with(None, data)
+
+    def arguments_of(self, record: JobRecord) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a stored job; by name where they do not fit the function any more."""
+        found = self.registry.find(record.task)
+        if found is not None:
+            try:
+                return found.arguments.unpack(found.arguments.decode(record.payload))
+            except TypeError:  # ArgumentError is one
+                pass
+        values = decode(record.payload)
+        return ((), values) if isinstance(values, dict) else ((values,), {})
+
+    def forget_threads(self) -> None:
+        """After a fork, in the child: neither the runner nor those who waited are here."""
+        self.runner = None
+        self._waiting = {}
+        self._waiting_lock = threading.Lock()
+
+    # --- waiting -------------------------------------------------------------------------------
+
+    def announce_end(self, job_ids: Iterable[str]) -> None:
+        """Wake whoever waits for these jobs in this process."""
+        if not self._waiting:
+            return
+        for job_id in job_ids:
+            for event in self._waiting.get(job_id, ()):
+                event.set()
+
+    def await_change(self, job_id: str, look: Callable[[], bool], timeout: float | None) -> bool:
+        """Repeat ``look`` until it is true, at most ``timeout`` seconds.
+
+        Ends in this process wake it; those in other processes are found by looking, at first every few
+        milliseconds, later twice a second.
+        """
+        event = threading.Event()
+        with self._waiting_lock:
+            self._waiting.setdefault(job_id, []).append(event)
+        deadline = None if timeout is None else _real.monotonic() + timeout
+        pause = 0.002
+        try:
+            while not look():
+                left = pause if deadline is None else deadline - _real.monotonic()
+                if left <= 0:
+                    return False
+                event.wait(min(pause, left))
+                event.clear()
+                pause = min(pause * 1.5, 0.5)
+            return True
+        finally:
+            with self._waiting_lock:
+                self._waiting[job_id].remove(event)
+                if not self._waiting[job_id]:
+                    del self._waiting[job_id]
+
+
+def _as_new(record: JobRecord) -> NewJob:
+    return NewJob(
+        record.id,
+        record.task,
+        record.queue,
+        record.priority,
+        record.run_at,
+        record.enqueued_at,
+        record.payload,
+    )

@@ -1,0 +1,265 @@
+"""``Job``: one submitted call, as a program holds it; a snapshot with verbs.
+Knows the store by the few verbs of ``JobStore``; knows no Flask and no runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from .clock import to_datetime
+from .errors import (
+    InvalidTransitionError,
+    JobFailedError,
+    JobNotFinishedError,
+    JobNotFoundError,
+    WaitInsideTaskError,
+    WaitTimeoutError,
+)
+from .job import Failure, JobRecord, JobState, NewJob, Priority, Stored
+from .running import running_job
+from .serializer import decode_failure, decode_object
+
+R = TypeVar("R")
+
+
+class JobStore(Protocol):
+    """What a handle needs of the app that it belongs to."""
+
+    def record_of(self, job_id: str) -> JobRecord | None: ...
+    def now(self) -> float: ...
+    def monotonic(self) -> float: ...
+    def cancel(self, job_id: str, reason: str) -> Stored | None: ...
+    def revive(self, job_id: str) -> Stored | None: ...
+    def await_change(self, job_id: str, look: Callable[[], bool], timeout: float | None) -> bool: ...
+    def decode_result(self, task: str, data: bytes) -> Any: ...
+    def arguments_of(self, record: JobRecord) -> tuple[tuple[Any, ...], dict[str, Any]]: ...
+
+
+class Job(Generic[R]):
+    """One submitted call of a task.
+
+    The attributes are a snapshot, taken when the object was made; :meth:`refresh` takes a new one.
+    Times are aware UTC datetimes, or ``None`` where it has not happened.
+    """
+
+    __slots__ = ("_new", "_record", "_store", "created", "id")
+
+    def __init__(
+        self,
+        store: JobStore,
+        *,
+        record: JobRecord | None = None,
+        new: NewJob | None = None,
+        created: bool = False,
+    ) -> None:
+        source = record or new
+        assert source is not None
+        self.id: str = source.id
+        self.created = created
+        """Whether the call that returned this object stored the job (False: the id was known)."""
+        self._store = store
+        self._record = record
+        self._new = new
+
+    @property
+    def record(self) -> JobRecord:
+        """The snapshot as it is stored."""
+        record = self._record
+        if record is None:
+            new = self._new
+            assert new is not None
+            record = self._record = JobRecord(
+                id=new.id,
+                task=new.task,
+                queue=new.queue,
+                priority=new.priority,
+                stored=Stored.WAITING,
+                run_at=new.run_at,
+                enqueued_at=new.enqueued_at,
+                payload=new.payload,
+                max_attempts=new.max_attempts,
+                fail_on_crash=new.fail_on_crash,
+                schedule=new.schedule,
+            )
+        return record
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.record.task
+
+    @property
+    def queue(self) -> str:
+        return self.record.queue
+
+    @property
+    def priority(self) -> str:
+        """``"high"``, ``"normal"`` or ``"low"``."""
+        return Priority(self.record.priority).name.lower()
+
+    @property
+    def state(self) -> JobState:
+        """One of the six states, at the time of the snapshot (``scheduled`` turns ``ready`` with the
+        clock)."""
+        return self.record.state_at(self._store.now())
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has come to its end."""
+        return self.record.stored.is_final
+
+    @property
+    def attempt(self) -> int:
+        """Runs so far that count, the one under way included."""
+        record = self.record
+        return record.attempt + (record.stored is Stored.RUNNING)
+
+    @property
+    def rescues(self) -> int:
+        """How often it was taken back from a process that died."""
+        return self.record.rescues
+
+    @property
+    def run_at(self) -> datetime:
+        """When it is, or was, due."""
+        moment = to_datetime(self.record.run_at)
+        assert moment is not None
+        return moment
+
+    @property
+    def enqueued_at(self) -> datetime:
+        moment = to_datetime(self.record.enqueued_at)
+        assert moment is not None
+        return moment
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When the latest run was claimed."""
+        return to_datetime(self.record.started_at)
+
+    @property
+    def finished_at(self) -> datetime | None:
+        return to_datetime(self.record.finished_at)
+
+    @property
+    def cancel_requested(self) -> bool:
+        return self.record.cancel_requested
+
+    @property
+    def schedule(self) -> str | None:
+        """The schedule that it is an occurrence of."""
+        return self.record.schedule
+
+    @property
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call's arguments as ``(args, kwargs)``; restored where the task is registered."""
+        return self._store.arguments_of(self.record)
+
+    @property
+    def error(self) -> Failure | None:
+        """Why the latest run that failed did so; for a completed job, why its result is not stored."""
+        return decode_failure(self.record.error)
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """The latest report: ``done``, ``total``, ``note``, ``at`` (epoch seconds); or empty."""
+        return decode_object(self.record.progress)
+
+    @property
+    def result(self) -> R:
+        """What the task returned, restored by its return annotation.
+
+        ``None`` also where the result could not be stored; then :attr:`error` says why.
+
+        :raises JobFailedError: the job failed or was cancelled.
+        :raises JobNotFinishedError: it has not ended (in this snapshot).
+        """
+        record = self.record
+        if record.stored is Stored.COMPLETED:
+            if record.result is None:
+                return None  # type: ignore[return-value]
+            value: R = self._store.decode_result(record.task, record.result)
+            return value
+        if record.stored.is_final:
+            error = self.error
+            raise JobFailedError(self.id, self.state.value, str(error) if error else None)
+        raise JobNotFinishedError(self.id, self.state.value)
+
+    def refresh(self) -> Job[R]:
+        """Take a new snapshot, and return this object.
+
+        :raises JobNotFoundError: the job is gone (pruned).
+        """
+        record = self._store.record_of(self.id)
+        if record is None:
+            raise JobNotFoundError(self.id)
+        self._record = record
+        return self
+
+    def wait(self, timeout: float | None = None) -> Job[R]:
+        """Block until the job is final and return this object, refreshed.
+
+        :param timeout: seconds, or ``None`` for no limit.
+        :raises WaitTimeoutError: it was not final in time.
+        :raises WaitInsideTaskError: called inside a task of a job that is not final: workers that wait
+            for workers can stand still for ever.
+        :raises JobNotFoundError: the job is gone.
+        """
+        self.refresh()
+        if self.is_final:
+            return self
+        if running_job.get(None) is not None:
+            raise WaitInsideTaskError(self.id)
+        if not self._store.await_change(self.id, lambda: self.refresh().is_final, timeout):
+            raise WaitTimeoutError(self.id, timeout or 0.0)
+        return self
+
+    def cancel(self, reason: str = "") -> bool:
+        """Cancel the job; True if it is cancelled now.
+
+        A waiting job is cancelled at once. A running one is asked to stop: the answer is False, and
+        the task sees ``current_job.cancel_requested``. A final one stays as it is (False unless it was
+        cancelled before).
+
+        :raises JobNotFoundError: the job is gone.
+        """
+        stored = self._store.cancel(self.id, reason)
+        if stored is None:
+            raise JobNotFoundError(self.id)
+        self.refresh()
+        return stored is Stored.CANCELLED
+
+    def retry(self) -> Job[R]:
+        """Run a failed or cancelled job again, now, with all its attempts.
+
+        :raises InvalidTransitionError: it is in another state.
+        :raises JobNotFoundError: the job is gone.
+        """
+        before = self._store.revive(self.id)
+        if before is None:
+            raise JobNotFoundError(self.id)
+        if before not in (Stored.FAILED, Stored.CANCELLED):
+            raise InvalidTransitionError(self.id, self.refresh().state.value, "retry")
+        return self.refresh()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.task} {self.state}>"
+
+
+def decode_with(annotation: Any, data: bytes) -> Any:
+    """A stored result, restored by the task's return annotation where that is possible."""
+    if annotation is not None:
+        try:
+            return msgspec.json.decode(data, type=annotation)
+        except (msgspec.MsgspecError, TypeError):
+            pass  # written by another version of the task: plain JSON is better than nothing
+    return msgspec.json.decode(data)

@@ -1,0 +1,119 @@
+"""The job that runs in this context, as the task itself sees it (``current_job``).
+Knows the claim and the backend that it reports to; knows nothing of who runs it."""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar
+
+from .backends.base import Backend
+from .clock import Clock
+from .errors import BackendError
+from .job import Claim
+from .serializer import encode
+
+_log = logging.getLogger(__name__)
+
+REPORT_EVERY = 0.1
+"""Seconds between two stored progress reports of one job; the ones in between are dropped."""
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks into the store for a wish to cancel."""
+
+
+class RunningJob:
+    """One run of a job.
+
+    :ivar id: the job's id.
+    :ivar task: the task's name.
+    :ivar queue: the queue it came from.
+    :ivar attempt: the number of this run, from 1.
+    :ivar rescues: how often it was taken back from a process that died: above 0 an earlier run may
+        have done part of the work.
+    """
+
+    __slots__ = (
+        "_backend",
+        "_cancelled",
+        "_clock",
+        "_looked",
+        "_reported",
+        "claim",
+        "started_at",
+    )
+
+    def __init__(self, claim: Claim, backend: Backend, clock: Clock) -> None:
+        self.claim = claim
+        self.started_at = clock.now()
+        self._backend = backend
+        self._clock = clock
+        self._cancelled = False
+        self._looked = self._reported = float("-inf")
+
+    @property
+    def id(self) -> str:
+        return self.claim.id
+
+    @property
+    def task(self) -> str:
+        return self.claim.task
+
+    @property
+    def queue(self) -> str:
+        return self.claim.queue
+
+    @property
+    def attempt(self) -> int:
+        return self.claim.attempt
+
+    @property
+    def rescues(self) -> int:
+        return self.claim.rescues
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Tell how far the job is; shown on its page and in ``job.progress``.
+
+        Cheap to call often: at most one report in :data:`REPORT_EVERY` seconds is stored, and always
+        the one with ``done >= total``. A report that cannot be stored is dropped; it never fails the
+        job.
+
+        :param done: what is done so far, in any unit.
+        :param total: all there is to do, or ``None`` if unknown.
+        :param note: a word on what is being done.
+        :raises TypeError: for values that are no numbers or text.
+        """
+        now = self._clock.monotonic()
+        is_last = total is not None and done >= total
+        if now - self._reported < REPORT_EVERY and not is_last:
+            return
+        self._reported = now
+        report = encode({"done": done, "total": total, "note": note, "at": self._clock.now()})
+        try:
+            self._backend.progress(self.claim, report)
+        except BackendError as error:
+            _log.warning("progress of job %s was not stored: %s", self.id, error)
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody wants this job to stop, or it is no longer ours to run.
+
+        A task that honours it raises ``Cancel`` or returns. Looks into the store at most once in
+        :data:`LOOK_EVERY` seconds, so a loop may ask in every round.
+        """
+        if not self._cancelled:
+            now = self._clock.monotonic()
+            if now - self._looked >= LOOK_EVERY:
+                self._looked = now
+                try:
+                    self._cancelled = self._backend.cancel_requested(self.claim)
+                except BackendError as error:
+                    _log.warning("cannot see whether job %s was cancelled: %s", self.id, error)
+        return self._cancelled
+
+    def request_cancel(self) -> None:
+        """Let the next question be answered with yes, without a look into the store."""
+        self._cancelled = True
+
+
+running_job: ContextVar[RunningJob] = ContextVar("flask_delayq.running_job")
+"""The job of this context; unset outside a task."""

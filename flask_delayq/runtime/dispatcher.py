@@ -1,0 +1,213 @@
+"""Finds out when something is due, claims it and hands it to the workers.
+The wheel says only *when* to look; *what* to run is decided by the backend's claim alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from ..backends.base import Backend
+from ..clock import Clock
+from ..config import Settings
+from ..job import Claim, ClaimFor, NewJob, Outcome, Verb
+from .claims import HeldClaims
+from .pool import WorkerPool
+from .recorder import Recorder
+from .wheel import TimingWheel
+
+SAFETY = 1.0
+"""Seconds between two looks into the store whatever the wheel says: what a lost ring, a clock step or a
+process that died after enqueueing can cost at most."""
+
+UNSTARTED_LIMIT = 0.1
+"""Seconds after which a claim that no worker has begun goes back for others to take."""
+
+PAGE = 2000
+"""Jobs read into the wheel in one step."""
+
+WHEEL_LIMIT = 200_000
+"""Jobs in the wheel at most; beyond it the horizon is shorter than configured."""
+
+Item = tuple[Claim, "Struct | None"]
+
+
+class Dispatcher:
+    """Claims what is due for the places that are free. Also the :class:`~flask_delayq.client.Runner` of
+    this process: threads that enqueue reserve places here and may run what they stored at once.
+
+    :param wake: lets the next turn begin now.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Settings,
+        clock: Clock,
+        owner: str,
+        claims: HeldClaims,
+        pool: WorkerPool[Item],
+        recorder: Recorder,
+        wake: Callable[[], None],
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._owner = owner
+        self._claims = claims
+        self._pool = pool
+        self._recorder = recorder
+        self._wake = wake
+        self._queues = settings.queues
+        self._lease = settings.lease
+        self._horizon = settings.horizon
+        self._strict = settings.strict_priority
+        self.open = False
+        """Whether claims may be made; set once the process is announced, cleared when it stops."""
+        self._wheel = TimingWheel(clock.now())
+        self._wheel_lock = threading.Lock()
+        self._loaded_until = float("-inf")
+        self._sleeps_until = float("inf")
+        self._seen_due: float | None = None  # the store's next due moment at the last look
+        self._look_at = float("-inf")  # monotonic moment of the next look whatever the wheel says
+        self._rung = False
+
+    def turn(self, now: float) -> float:
+        """One turn at a wall moment; returns the seconds to wait for the next one."""
+        self._rung, rung = False, self._rung
+        self._return_unstarted()
+        if not self.open:
+            return SAFETY
+        with self._wheel_lock:
+            popped = self._wheel.advance(now, PAGE)
+        mono = self._clock.monotonic()
+        seen = self._seen_due is not None and self._seen_due <= now
+        if popped or rung or seen or self._pool.hungry or mono >= self._look_at:
+            self._claim_due(now, look=rung or mono >= self._look_at)
+        more = self._refill(now)
+        return 0.0 if more or len(popped) == PAGE else self._wait(now)
+
+    def ring(self) -> None:
+        """Somebody enqueued something: look into the store now."""
+        self._rung = True
+        self._wake()
+
+    # --- claiming ------------------------------------------------------------------------------
+
+    def _claim_due(self, now: float, *, look: bool) -> None:
+        pool = self._pool
+        while True:
+            if self._recorder.is_full:
+                return
+            places = pool.reserve(pool.places)
+            if not places:
+                pool.hungry = True
+                break
+            claims: list[Claim] = []
+            try:
+                claims = self._backend.claim(
+                    self._queues,
+                    now=now,
+                    limit=places,
+                    owner=self._owner,
+                    lease=self._lease,
+                    strict=self._strict,
+                )
+            finally:
+                self._give(places, [(claim, None) for claim in claims])
+            pool.hungry = len(claims) == places
+            if not pool.hungry:
+                break
+        if not pool.hungry and (look or self._seen_due is not None):
+            # Everything due is taken, so whatever the store names now lies in the future.
+            self._seen_due = self._backend.next_due(self._queues)
+            self._look_at = self._clock.monotonic() + SAFETY
+
+    def _give(self, places: int, items: Sequence[Item]) -> None:
+        since = self._clock.monotonic()
+        for item in items:
+            self._claims.add(item[0], since)
+            self._pool.put(item)
+        if places > len(items):
+            self._pool.give_back(places - len(items))
+
+    def _return_unstarted(self) -> None:
+        """No job waits in memory behind a neighbour's long one: others may be free to run it."""
+        limit = self._clock.monotonic() - UNSTARTED_LIMIT if self.open else float("inf")
+        withdrawn = self._claims.withdraw(limit)
+        if withdrawn:
+            self._pool.stop_prefetching()
+            self.release(withdrawn)
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Give claims back that were withdrawn before they began."""
+        now = self._clock.now()
+        self._recorder.add_all([Outcome(claim, Verb.RELEASE, now) for claim in claims])
+        self._pool.give_back(len(claims))
+
+    # --- when to look --------------------------------------------------------------------------
+
+    def _refill(self, now: float) -> bool:
+        """Page the near future into the wheel; True if there is more to read."""
+        until = now + self._horizon
+        if self._loaded_until >= now + self._horizon / 2 or len(self._wheel) >= WHEEL_LIMIT:
+            return False
+        after = max(self._loaded_until, now)
+        page = self._backend.upcoming(self._queues, after=after, until=until, limit=PAGE)
+        with self._wheel_lock:
+            for due, job_id in page:
+                self._wheel.add(job_id, due)
+            self._loaded_until = page[-1][0] if len(page) >= PAGE else until
+        return len(page) >= PAGE
+
+    def _wait(self, now: float) -> float:
+        unstarted = self._claims.oldest_unstarted()
+        with self._wheel_lock:
+            due = self._wheel.next_due()
+            moment = now + SAFETY
+            if due is not None:
+                moment = min(moment, due)
+            if self._seen_due is not None and not self._pool.hungry:
+                moment = min(moment, self._seen_due)
+            self._sleeps_until = moment
+        # The turn took time itself; `now` is when it began.
+        wait = moment - self._clock.now()
+        if unstarted is not None:
+            wait = min(wait, unstarted + UNSTARTED_LIMIT - self._clock.monotonic())
+        return min(max(wait, 0.0), SAFETY)
+
+    # --- the Runner of this process ------------------------------------------------------------
+
+    def reserve(self, jobs: int) -> ClaimFor | None:
+        """Places for jobs that are being enqueued, or ``None``."""
+        if not self.open or self._pool.hungry or self._recorder.is_full:
+            return None
+        places = self._pool.reserve(jobs)
+        return ClaimFor(self._owner, self._lease, places) if places else None
+
+    def hand_over(self, reserved: ClaimFor, claims: Sequence[Item]) -> None:
+        """Run what was claimed while it was enqueued; unused places are free again."""
+        self._give(reserved.slots, claims)
+
+    def expect(self, jobs: Sequence[NewJob]) -> None:
+        """Jobs were stored and wait: turn now, or when they are due."""
+        now = self._clock.now()
+        due_now = False
+        earliest = float("inf")
+        with self._wheel_lock:
+            for job in jobs:
+                if job.run_at <= now:
+                    due_now = True
+                elif job.run_at <= self._loaded_until:
+                    self._wheel.add(job.id, job.run_at)
+                    earliest = min(earliest, job.run_at)
+            sooner = earliest < self._sleeps_until
+            if sooner:
+                self._sleeps_until = earliest
+        if due_now:
+            # In this order: a worker that ends between the two lines sees the flag and wakes us.
+            self._pool.hungry = True
+            if self._pool.busy < self._pool.places:
+                self._wake()
+        elif sooner:
+            self._wake()

@@ -1,0 +1,151 @@
+"""Worker threads: how many are free, and one call of ``work`` per item handed over.
+Knows nothing of jobs; an item is whatever ``work`` takes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+PREFETCH_SECONDS = 0.02
+"""Work waiting in memory is kept to about so many seconds of all workers, so that short jobs do not wait
+for the store and long ones do not wait behind a neighbour."""
+
+PREFETCH_MOST = 256
+"""Items waiting at most, however short they are."""
+
+
+class WorkerPool(Generic[T]):
+    """A fixed number of threads that call ``work(item)``.
+
+    Places are counted: one per worker, and some for items that wait (see :data:`PREFETCH_SECONDS`),
+    more the shorter the recent items were. Whoever hands over an item has reserved its place before.
+
+    :param size: number of threads.
+    :param work: must not raise; if it does, the thread is replaced.
+    :param on_free: called by a worker after each item that leaves at least half of the places free,
+        while :attr:`hungry` is set.
+    """
+
+    def __init__(
+        self, size: int, work: Callable[[T], None], on_free: Callable[[], None], name: str
+    ) -> None:
+        self.size = size
+        self.hungry = False
+        """Somebody has more work than there were places."""
+        self._work = work
+        self._on_free = on_free
+        self._name = name
+        self._items: SimpleQueue[T | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._taken = 0  # places reserved, waiting and at work
+        self._places = size
+        self._average = 0.05  # seconds an item takes, smoothed
+        self._threads: list[threading.Thread] = []
+        self._made = 0
+        self._stopping = False
+
+    def start(self) -> None:
+        """Start the threads."""
+        for _ in range(self.size):
+            self._add_thread()
+
+    def reserve(self, wanted: int) -> int:
+        """Reserve up to ``wanted`` places; returns how many there were."""
+        with self._lock:
+            granted = min(wanted, self._places - self._taken)
+            if granted <= 0 or self._stopping:
+                return 0
+            self._taken += granted
+            return granted
+
+    def give_back(self, places: int) -> None:
+        """Free reserved places that were not used."""
+        with self._lock:
+            self._taken -= places
+
+    def put(self, item: T) -> None:
+        """Hand over an item whose place is reserved."""
+        self._items.put(item)
+
+    @property
+    def busy(self) -> int:
+        """Places taken, workers and waiting items together."""
+        return self._taken
+
+    @property
+    def places(self) -> int:
+        """Places there are at the moment."""
+        return self._places
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """The worker threads."""
+        return list(self._threads)
+
+    def finished(self, seconds: float) -> None:
+        """Free the place of an item that took ``seconds``; called by ``work`` (or whoever ends it)."""
+        with self._lock:
+            self._taken -= 1
+            average = self._average = self._average * 0.9 + seconds * 0.1
+            waiting = PREFETCH_SECONDS * self.size / max(average, 1e-6)
+            self._places = self.size + int(min(waiting, PREFETCH_MOST))
+            free = self.hungry and self._taken * 2 <= self._places
+        if free:
+            self._on_free()
+
+    def stop_prefetching(self) -> None:
+        """Items waited too long: keep none waiting until short ones are seen again."""
+        with self._lock:
+            self._average = max(self._average, PREFETCH_SECONDS * self.size * 4)
+            self._places = self.size
+
+    def stop(self) -> None:
+        """Let every thread end after the item it works on; further places are refused. Idempotent."""
+        with self._lock:
+            if self._stopping:
+                return
+            self._stopping = True
+        for _ in self._threads:
+            self._items.put(None)
+
+    def join(self, deadline: Callable[[], float]) -> bool:
+        """Wait for the threads, at most ``deadline()`` seconds from now; True if all have ended."""
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def replace_dead(self) -> int:
+        """Start a thread for each one that died; returns how many."""
+        dead = [thread for thread in self._threads if not thread.is_alive()]
+        if self._stopping or not dead:
+            return 0
+        for thread in dead:
+            self._threads.remove(thread)
+            self._add_thread()
+        _log.error("%d worker threads died and were replaced", len(dead))
+        return len(dead)
+
+    def _add_thread(self) -> None:
+        self._made += 1
+        name = f"{self._name}-worker-{self._made}"
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _run(self) -> None:
+        get = self._items.get
+        work = self._work
+        while True:
+            item = get()
+            if item is None:
+                return
+            work(item)
+            del item  # an idle worker keeps nothing of its last job alive

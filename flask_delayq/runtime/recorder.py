@@ -1,0 +1,118 @@
+"""Writes how runs ended, in groups: a group is whatever arrived while the last one was being written.
+Knows the backend's one verb for it, and keeps what cannot be written yet."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from ..backends.base import Backend
+from ..clock import Clock
+from ..errors import BackendUnavailableError
+from ..job import Outcome, Verb
+from .claims import HeldClaims
+
+_log = logging.getLogger(__name__)
+
+GROUP_LIMIT = 500
+"""Outcomes in one transaction at most, so that a long backlog does not hold the store up."""
+
+BACKLOG_LIMIT = 10_000
+"""Outcomes kept while the store is away; above it no further job is begun."""
+
+
+class Recorder:
+    """Collects outcomes and writes them group by group.
+
+    :param on_recorded: called with the ids of jobs whose outcome was written.
+    :param wake: called when an outcome arrives and nobody is writing.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        claims: HeldClaims,
+        on_recorded: Callable[[Iterable[str]], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._claims = claims
+        self._on_recorded = on_recorded
+        self._wake = wake
+        self._waiting: deque[Outcome] = deque()
+        self._writing = threading.Lock()
+        self._asleep = True
+
+    def add(self, outcome: Outcome) -> None:
+        """Take an outcome; it is written soon, by the recorder's own thread."""
+        self._waiting.append(outcome)
+        if self._asleep:
+            self._asleep = False
+            self._wake()
+
+    def add_all(self, outcomes: Sequence[Outcome]) -> None:
+        """Take several outcomes."""
+        for outcome in outcomes:
+            self.add(outcome)
+
+    @property
+    def backlog(self) -> int:
+        """Outcomes not yet written."""
+        return len(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further job should begin until the store is back."""
+        return len(self._waiting) > BACKLOG_LIMIT
+
+    def turn(self, now: float) -> float | None:
+        """Write everything that waits; returns ``None``: nothing to do until the next outcome.
+
+        :raises BackendUnavailableError: the store is away; all outcomes are kept.
+        """
+        while True:
+            while self._waiting:
+                self.write_group(now)
+            self._asleep = True
+            if not self._waiting:  # an outcome that came between the two lines would sleep for ever
+                return None
+            self._asleep = False
+
+    def write_group(self, now: float) -> None:
+        """Write one group; atomic as :meth:`Backend.record` is."""
+        with self._writing:
+            group = [self._waiting[i] for i in range(min(len(self._waiting), GROUP_LIMIT))]
+            if not group:
+                return
+            written = self._backend.record(group, now=now)
+            # Only now do they leave the queue: a failed write keeps them, in order.
+            for _ in group:
+                self._waiting.popleft()
+        recorded: list[str] = []
+        for outcome, ours in zip(group, written, strict=True):
+            if outcome.verb is not Verb.INTERRUPT:
+                self._claims.drop(outcome.claim)
+            if ours:
+                recorded.append(outcome.claim.id)
+            else:
+                _log.warning(
+                    "job %s (%s): its claim was lost, so how its run ended (%s) is not recorded",
+                    outcome.claim.id,
+                    outcome.claim.task,
+                    outcome.verb.value,
+                )
+        self._on_recorded(recorded)
+
+    def flush(self) -> bool:
+        """Write what waits, in the caller's thread; False if the store is away."""
+        try:
+            while self._waiting:
+                self.write_group(self._clock.now())
+        except BackendUnavailableError as error:
+            _log.error("%d outcomes could not be recorded: %s", len(self._waiting), error)
+            return False
+        return True

@@ -1,0 +1,323 @@
+"""Owns every thread of one runtime: starts them, watches that they progress, stops them in order.
+Knows the other parts of this room; knows no Flask and no concrete backend."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import secrets
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ..backends.base import Backend, Doorbell
+from ..clock import Clock
+from ..config import Settings
+from ..errors import BackendError
+from ..job import Outcome, ProcessRecord, Verb
+from ..serializer import encode
+from ..task import TaskRegistry
+from .claims import HeldClaims
+from .dispatcher import Dispatcher, Item
+from .executor import Executor
+from .loop import Loop
+from .maintenance import Maintenance
+from .pool import WorkerPool
+from .recorder import Recorder
+from .renewer import Renewer
+
+_log = logging.getLogger(__name__)
+
+STALLED_AFTER = 30.0
+"""Seconds without a finished turn after which a loop that should turn counts as stalled."""
+
+
+class Supervisor:
+    """One runtime: from its start to its end in one process, under one random owner id.
+
+    :param scope: makes the context in which each job runs.
+    :param sender: the sender of signals.
+    :param on_recorded: called with the ids of jobs whose outcome was written.
+    :param role: how this process came to run jobs, for its record.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        registry: TaskRegistry,
+        settings: Settings,
+        clock: Clock,
+        scope: Callable[[], AbstractContextManager[Any]],
+        sender: object,
+        on_recorded: Callable[[Iterable[str]], None],
+        role: str,
+    ) -> None:
+        self.owner = secrets.token_hex(8)
+        self.role = role
+        self.settings = settings
+        self._backend = backend
+        self._clock = clock
+        self._started_at = clock.now()
+        self._lateness = Lateness()
+        self.claims = HeldClaims()
+        self._executor = Executor(registry, backend, settings, clock, scope, sender)
+        self._on_recorded = on_recorded
+        self.pool: WorkerPool[Item] = WorkerPool(
+            settings.workers, self._work, lambda: self._dispatching.wake(), "delayq"
+        )
+        self.recorder = Recorder(
+            backend, clock, self.claims, self._recorded, lambda: self._recording.wake()
+        )
+        self.dispatcher = Dispatcher(
+            backend,
+            settings,
+            clock,
+            self.owner,
+            self.claims,
+            self.pool,
+            self.recorder,
+            lambda: self._dispatching.wake(),
+        )
+        self._maintenance = Maintenance(
+            backend,
+            registry,
+            settings,
+            clock,
+            sender,
+            self.describe,
+            self._ready,
+            self.dispatcher.ring,
+        )
+        renewer = Renewer(backend, self.owner, settings.lease, self.claims, self.dispatcher.ring)
+        self._dispatching = Loop("dispatcher", self.dispatcher.turn, clock)
+        self._recording = Loop("recorder", self.recorder.turn, clock)
+        self._maintaining = Loop("maintenance", self._maintain, clock)
+        self._renewing = Loop("renewer", renewer.turn, clock)
+        self.loops = (self._dispatching, self._recording, self._maintaining, self._renewing)
+        self._threads: dict[str, threading.Thread] = {}
+        self._doorbell: Doorbell | None = None
+        self._state_lock = threading.Lock()
+        self._state = "new"  # -> "running" -> "stopping" -> "stopped"
+        self._done = threading.Event()
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all threads. Opens no store in the caller's thread. Idempotent; after :meth:`stop` it
+        does nothing."""
+        with self._state_lock:
+            if self._state != "new":
+                return
+            self._state = "running"
+            self.pool.start()
+            for loop in self.loops:
+                self._start_thread(loop.name, loop.run)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not yet told to stop."""
+        return self._state == "running"
+
+    def stop(self, timeout: float) -> bool:
+        """Stop: claim nothing more, give back what has not begun, let running jobs end.
+
+        At the deadline unfinished jobs are marked as interrupted: they are claimable, uncharged, as soon
+        as this process is gone. Until then their claims are kept alive, so that none runs twice at
+        the same time. Idempotent and thread-safe: a second call waits for the same end, its own
+        timeout at most.
+
+        :param timeout: seconds that running jobs get.
+        :returns: True if every job had ended.
+        """
+        with self._state_lock:
+            before, self._state = self._state, "stopping"
+            if before == "new":
+                self._state = "stopped"
+                self._done.set()
+            elif before == "stopped":
+                self._state = before
+        if before == "running":
+            self._stop(timeout)
+        else:
+            self._done.wait(timeout + 2.0)
+        return not self.claims.running
+
+    def _stop(self, timeout: float) -> None:
+        deadline = self._clock.monotonic() + timeout
+        self.dispatcher.open = False
+        # Order: no new claims, then nothing unstarted, then the running ones, then their outcomes.
+        self.dispatcher.release(self.claims.withdraw(float("inf")))
+        self.pool.stop()
+        self._ring_off()
+        self._dispatching.stop()
+        self._maintaining.stop()
+        finished = self.pool.join(lambda: deadline - self._clock.monotonic())
+        if not finished:
+            self._interrupt()
+        if self._join("dispatcher", "maintenance", seconds=1.0):
+            # The dispatcher may have been claiming while we withdrew.
+            self.dispatcher.release(self.claims.withdraw(float("inf")))
+        self.recorder.flush()
+        if finished:
+            self._retire()
+        self._state = "stopped"
+        self._done.set()
+
+    def _interrupt(self) -> None:
+        running = list(self.claims.running.values())
+        names = ", ".join(f"{run.id} ({run.task})" for run in running[:5])
+        _log.warning("%d jobs still run at the end of the drain: %s", len(running), names)
+        now = self._clock.now()
+        self.recorder.add_all([Outcome(run.claim, Verb.INTERRUPT, now) for run in running])
+
+    def _retire(self) -> None:
+        """The last claim is gone: end the loops that kept it alive, and the sign of life."""
+        self._recording.stop()
+        self._renewing.stop()
+        self._join("recorder", "renewer", seconds=1.0)
+        try:
+            self._backend.withdraw(self.owner)
+        except BackendError as error:
+            _log.warning("the record of this process could not be removed: %s", error)
+
+    def _ring_off(self) -> None:
+        if self._doorbell is not None:
+            self._doorbell.close()
+            self._join("doorbell", seconds=1.0)
+
+    def _join(self, *names: str, seconds: float) -> bool:
+        deadline = self._clock.monotonic() + seconds
+        for name in names:
+            thread = self._threads.get(name)
+            if thread is not None and thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - self._clock.monotonic()))
+        return not any(self._threads[name].is_alive() for name in names if name in self._threads)
+
+    # --- the turns that are ours -----------------------------------------------------------------
+
+    def _maintain(self, now: float) -> float:
+        self.pool.replace_dead()
+        for loop in self.loops:
+            thread = self._threads[loop.name]
+            if not thread.is_alive() and self.is_running:
+                _log.error("the thread of the %s died and is replaced", loop.name)
+                self._start_thread(loop.name, loop.run)
+        return self._maintenance.turn(now)
+
+    def _ready(self) -> None:
+        self._doorbell = self._backend.open_doorbell(self.owner)
+        if self._doorbell is not None:
+            self._start_thread("doorbell", self._listen)
+        if self.is_running:
+            self.dispatcher.open = True
+            self.dispatcher.ring()
+
+    def _listen(self) -> None:
+        doorbell = self._doorbell
+        assert doorbell is not None
+        while self.is_running:
+            if doorbell.wait(None):
+                self.dispatcher.ring()
+
+    def _work(self, item: Item) -> None:
+        claim, values = item
+        if not self.claims.begin(claim):
+            return  # withdrawn meanwhile; its place is free already
+        ident = threading.get_ident()
+        began = self._clock.monotonic()
+        run = self._executor.start(claim)
+        self.claims.running[ident] = run
+        self._lateness.note(run.started_at - claim.run_at)
+        try:
+            outcome = self._executor.execute(run, values)
+        except BaseException:  # a thread's top; the executor promised not to raise
+            _log.exception("job %s (%s): its run could not be ended", claim.id, claim.task)
+            self.claims.drop(claim)  # held by nobody now: the renewer gives it back
+        else:
+            self.recorder.add(outcome)
+        finally:
+            del self.claims.running[ident]
+            self.pool.finished(self._clock.monotonic() - began)
+        if self._state == "stopped" and not self.claims.running:
+            self._last_one_out()
+
+    def _last_one_out(self) -> None:
+        """A job outlived the drain and has ended now: write its end, then retire after all."""
+        if self.recorder.flush():
+            self._retire()
+
+    def _recorded(self, job_ids: Iterable[str]) -> None:
+        self._on_recorded(job_ids)
+
+    def _start_thread(self, name: str, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, name=f"delayq-{name}", daemon=True)
+        self._threads[name] = thread
+        thread.start()
+
+    # --- for people ----------------------------------------------------------------------------
+
+    def roles(self) -> dict[int, str]:
+        """What each thread of this runtime is, by ident: ``"worker"`` or the loop's name."""
+        roles = {thread.ident: name for name, thread in self._threads.items()}
+        roles.update((thread.ident, "worker") for thread in self.pool.threads)
+        return {ident: role for ident, role in roles.items() if ident is not None}
+
+    def describe(self) -> ProcessRecord:
+        """The record of this process as of now."""
+        p50, p99 = self._lateness.percentiles()
+        info = {
+            "role": self.role,
+            "workers": self.settings.workers,
+            "busy": len(self.claims.running),
+            "queues": self.settings.queues,
+            "lateness_p50": p50,
+            "lateness_p99": p99,
+            "python": platform.python_version(),
+        }
+        return ProcessRecord(
+            owner=self.owner,
+            pid=os.getpid(),
+            host=platform.node(),
+            started_at=self._started_at,
+            seen_at=self._clock.now(),
+            info=encode(info),
+        )
+
+    def troubles(self) -> list[str]:
+        """Why this runtime does not progress, in words; empty while it does."""
+        troubles: list[str] = []
+        now = self._clock.monotonic()
+        for loop in self.loops:
+            if loop.failing:
+                troubles.append(f"{loop.name} fails: {loop.failing}")
+            elif loop is not self._recording and loop is not self._renewing:
+                if now - loop.turned_at > STALLED_AFTER:
+                    troubles.append(f"{loop.name} has not turned for {now - loop.turned_at:.0f} s")
+        if self.recorder.is_full:
+            troubles.append(f"{self.recorder.backlog} outcomes wait to be recorded")
+        return troubles
+
+
+class Lateness:
+    """How late recent jobs began, in a ring of the last thousand."""
+
+    SIZE = 1000
+
+    def __init__(self) -> None:
+        self._recent = [0.0] * self.SIZE
+        self._count = 0
+
+    def note(self, seconds: float) -> None:
+        """One job began ``seconds`` after its due moment. A lost update under a race is harmless."""
+        count = self._count
+        self._recent[count % self.SIZE] = seconds
+        self._count = count + 1
+
+    def percentiles(self) -> tuple[float, float]:
+        """The 50th and the 99th, in seconds; zeros before the first job."""
+        recent = sorted(self._recent[: min(self._count, self.SIZE)])
+        if not recent:
+            return 0.0, 0.0
+        return recent[len(recent) // 2], recent[min(len(recent) - 1, len(recent) * 99 // 100)]

@@ -1,0 +1,128 @@
+"""``delayq.schedules``: periodic rules added, changed, paused and removed at run time.
+Knows the backend's verbs for them; when they fire is decided by the maintenance of each process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from .backends.base import Schedulable
+from .client import Client
+from .errors import DelayQError, UnsupportedOperationError
+from .ids import check_name
+from .job import ScheduleRecord
+from .options import to_priority
+from .schedule import make_rule
+from .serializer import decode_rule, encode_rule
+from .task import Task
+
+
+class ScheduleNotFoundError(DelayQError, LookupError):
+    """No schedule has this name.
+
+    :ivar name: the name asked for.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no schedule is named {name!r}")
+        self.name = name
+
+
+class Schedules:
+    """The schedules of one app's store. Those declared by ``@delayq.task(every=...)`` bear the task's
+    name; others any name.
+
+    :param client: finds the app's client.
+    """
+
+    def __init__(self, client: Callable[[], Client]) -> None:
+        self._client = client
+
+    def add(
+        self,
+        name: str,
+        task: Task[..., Any] | str,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        every: float | timedelta | None = None,
+        cron: str | None = None,
+        timezone: str | None = None,
+        queue: str | None = None,
+        priority: str | None = None,
+    ) -> ScheduleRecord:
+        """Add a schedule, or change the one of this name; returns it as stored.
+
+        It begins with its next occurrence, not at once; changing anything but the rule does not move it.
+
+        :param task: the task or its name.
+        :param every: seconds or ``timedelta``; exactly one of ``every`` and ``cron``.
+        :param cron: a cron line, with ``timezone`` (IANA name, UTC by default).
+        :raises ConfigurationError: for a rule or an option that cannot be used.
+        :raises TaskNotFoundError: no such task.
+        :raises TypeError: the arguments do not fit the task.
+        """
+        client = self._client()
+        found = client.registry.get(task) if isinstance(task, str) else task
+        rule = make_rule(every, cron, timezone)
+        payload, _ = found.arguments.encode(args, kwargs or {})
+        level = found.declared.priority if priority is None else to_priority(priority)
+        record = ScheduleRecord(
+            name=check_name("schedule", name),
+            task=found.name,
+            payload=payload,
+            rule=encode_rule(rule),
+            queue=found.declared.queue if queue is None else check_name("queue", queue),
+            priority=int(level),
+            next_due=rule.next_after(client.now()),
+            from_code=False,
+            fail_on_crash=found.declared.fail_on_crash,
+        )
+        return self._backend.put_schedule(record)
+
+    def list(self) -> list[ScheduleRecord]:
+        """All schedules, by name."""
+        return self._backend.schedules()
+
+    def get(self, name: str) -> ScheduleRecord:
+        """The schedule of this name.
+
+        :raises ScheduleNotFoundError: there is none.
+        """
+        for record in self._backend.schedules():
+            if record.name == name:
+                return record
+        raise ScheduleNotFoundError(name)
+
+    def pause(self, name: str) -> None:
+        """Let it enqueue nothing until :meth:`resume`.
+
+        :raises ScheduleNotFoundError: there is none.
+        """
+        if not self._backend.pause_schedule(name, True):
+            raise ScheduleNotFoundError(name)
+
+    def resume(self, name: str) -> None:
+        """Let a paused schedule go on with its next occurrence; those missed meanwhile stay missed.
+
+        :raises ScheduleNotFoundError: there is none.
+        """
+        rule = decode_rule(self.get(name).rule)
+        if not self._backend.pause_schedule(name, False, next_due=rule.next_after(self._client().now())):
+            raise ScheduleNotFoundError(name)
+
+    def remove(self, name: str) -> None:
+        """Delete it; jobs already enqueued stay. One declared in code returns at the next start.
+
+        :raises ScheduleNotFoundError: there is none.
+        """
+        if not self._backend.remove_schedule(name):
+            raise ScheduleNotFoundError(name)
+
+    @property
+    def _backend(self) -> Schedulable:
+        backend = self._client().backend
+        if not isinstance(backend, Schedulable):
+            raise UnsupportedOperationError(f"{backend.url} cannot keep schedules")
+        return backend

@@ -1,0 +1,239 @@
+"""``Task``: a registered function with a stable name, typed by its own signature; and the registry.
+Knows the app that runs it only as a ``Submitter`` found when it is called."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from functools import update_wrapper
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+
+from .arguments import Arguments
+from .errors import ConfigurationError, TaskAlreadyRegisteredError, TaskNotFoundError
+from .handle import Job, decode_with
+from .options import CallOptions, TaskOptions
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Submitter(Protocol):
+    """Takes calls of tasks for one app."""
+
+    def submit(
+        self,
+        task: Task[..., Any],
+        calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
+        options: CallOptions,
+        delay: float | timedelta | None = None,
+        when: datetime | None = None,
+    ) -> list[Job[Any]]: ...
+
+    def submit_now(
+        self,
+        task: Task[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> Job[Any]: ...
+
+
+class Call(Generic[P, R]):
+    """A task together with the options of its next calls (``task.options(...)``)."""
+
+    def __init__(self, task: Task[P, R], options: CallOptions) -> None:
+        self._task = task
+        self._options = options
+
+    def options(self, **changes: Any) -> Call[P, R]:
+        """The same task with other options for the calls that follow.
+
+        :param id: the job's id; repeating a call with the same id and arguments stores it once.
+        :param queue: name of the queue.
+        :param priority: ``"high"``, ``"normal"`` or ``"low"``.
+        :param max_attempts: runs in all.
+        :raises ConfigurationError: an unknown option or a bad value.
+        """
+        return Call(self._task, self._options.but(**changes))
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """Store a job that calls the task with these arguments as soon as a worker is free.
+
+        It is durable when this returns.
+
+        :raises TypeError: the arguments do not fit the function.
+        :raises ArgumentError: an argument cannot be stored unchanged; names it.
+        :raises PayloadTooLargeError: they take more than ``DELAYQ_MAX_PAYLOAD`` bytes.
+        :raises JobConflictError: the id given belongs to another call.
+        :raises QueueFullError: the queue holds ``DELAYQ_MAX_PENDING`` jobs.
+        :raises BackendUnavailableError: nothing was stored.
+        :raises EnqueueUncertainError: it may be stored; repeating with the id is safe.
+        """
+        task = self._task
+        return task.resolve().submit_now(task, args, kwargs, self._options)
+
+    delay = enqueue
+
+    def enqueue_in(self, delay: float | timedelta, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """As :meth:`enqueue`, due after ``delay`` (seconds or ``timedelta``).
+
+        :raises DelayError: the delay is negative, not finite or above ten years.
+        """
+        task = self._task
+        return task.resolve().submit(task, ((args, kwargs),), self._options, delay=delay)[0]
+
+    def enqueue_at(self, when: datetime, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """As :meth:`enqueue`, due at an aware datetime; one in the past is due now.
+
+        :raises DelayError: it is naive or more than ten years ahead.
+        """
+        task = self._task
+        return task.resolve().submit(task, ((args, kwargs),), self._options, when=when)[0]
+
+    def enqueue_many(
+        self, calls: Iterable[tuple[Any, ...]], *, delay: float | timedelta | None = None
+    ) -> list[Job[R]]:
+        """Store one job per tuple of positional arguments: all of them or none, in one step.
+
+        :param calls: for example ``[("a", 1), ("b", 2)]``.
+        :param delay: seconds or ``timedelta`` until all of them are due.
+        """
+        task = self._task
+        none: dict[str, Any] = {}
+        pairs = ((_as_args(call), none) for call in calls)
+        return task.resolve().submit(task, pairs, self._options, delay=delay)
+
+
+class Task(Call[P, R]):
+    """A registered function. Calling it runs it here and now, as if it were not a task.
+
+    :ivar name: its stable name, by which stored jobs find it.
+    :ivar declared: the :class:`~flask_delayq.options.TaskOptions` it was declared with.
+    :ivar function: the function itself.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, Any],
+        declared: TaskOptions,
+        resolve: Callable[[], Submitter],
+    ) -> None:
+        super().__init__(self, CallOptions())
+        update_wrapper(self, function)
+        self.function = function
+        self.name = declared.name
+        self.declared = declared
+        self.resolve = resolve
+        self.is_async = inspect.iscoroutinefunction(function)
+        self._arguments: Arguments | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here; an ``async def`` one is run to its end."""
+        result = self.function(*args, **kwargs)
+        if self.is_async:
+            result = asyncio.run(result)
+        value: R = result
+        return value
+
+    @property
+    def arguments(self) -> Arguments:
+        """How its arguments travel.
+
+        :raises ConfigurationError: an annotation cannot be resolved or restored.
+        """
+        if self._arguments is None:
+            self._arguments = Arguments(self.function, self.name)
+        return self._arguments
+
+    def required_parameters(self) -> list[str]:
+        """The names of the parameters that a call must give."""
+        kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return [
+            parameter.name
+            for parameter in inspect.signature(self.function).parameters.values()
+            if parameter.default is parameter.empty and parameter.kind not in kinds
+        ]
+
+    def decode_result(self, data: bytes) -> Any:
+        """A stored result, restored by the return annotation."""
+        try:
+            hint = typing.get_type_hints(self.function, include_extras=True).get("return")
+        except (NameError, TypeError):
+            hint = None
+        return decode_with(hint, data)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+
+class TaskRegistry:
+    """The tasks of one extension, by name and alias."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, Task[..., Any]] = {}
+
+    def add(self, task: Task[..., Any]) -> None:
+        """Register a task under its name and aliases.
+
+        :raises TaskAlreadyRegisteredError: one of them is taken; nothing was registered.
+        """
+        names = (task.name, *task.declared.aliases)
+        for name in names:
+            if name in self._tasks:
+                existing = self._tasks[name].function
+                where = f"{existing.__module__}.{existing.__qualname__}"
+                raise TaskAlreadyRegisteredError(name, where)
+        for name in names:
+            self._tasks[name] = task
+
+    def find(self, name: str) -> Task[..., Any] | None:
+        """The task of this name or alias, or ``None``."""
+        return self._tasks.get(name)
+
+    def get(self, name: str) -> Task[..., Any]:
+        """The task of this name or alias.
+
+        :raises TaskNotFoundError: there is none; suggests names that look like it.
+        """
+        task = self._tasks.get(name)
+        if task is None:
+            raise TaskNotFoundError(name, get_close_matches(name, self._tasks, 3))
+        return task
+
+    def __iter__(self) -> Iterator[Task[..., Any]]:
+        return iter(sorted(set(self._tasks.values()), key=lambda task: task.name))
+
+    def __len__(self) -> int:
+        return len(set(self._tasks.values()))
+
+
+def default_name(function: Callable[..., Any]) -> str:
+    """The name of a task that was not given one: module and qualified name of the function.
+
+    A module run as a script is called by its file's name, so that ``python app.py`` and
+    ``flask --app app run`` agree.
+
+    :raises ConfigurationError: for something without a name, such as a lambda.
+    """
+    qualname = getattr(function, "__qualname__", "").replace(".<locals>", "")
+    if not qualname or "<" in qualname:
+        raise ConfigurationError(f"{function!r} has no name of its own: give one with name=...")
+    module = function.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        file = getattr(main, "__file__", None)
+        module = spec.name if spec else Path(file).stem if file else module
+    return f"{module}.{qualname}"
+
+
+def _as_args(call: Any) -> tuple[Any, ...]:
+    if isinstance(call, (tuple, list)):
+        return tuple(call)
+    raise TypeError(f"enqueue_many wants tuples of arguments, not {type(call).__name__}")
