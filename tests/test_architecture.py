@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORDS, STORAGE, RUNTIME, FLASK, DOOR = range(5)
 LAYERS = {
     WORDS: "errors clock ids job retry serializer signals config schedule options",
-    STORAGE: "task arguments client handle running backends backends.*",
+    STORAGE: "task arguments client handle running schedules backends backends.*",
     RUNTIME: "runtime runtime.*",
     FLASK: "extension app_state background launch cli admin admin.* testing",
     DOOR: PACKAGE,
@@ -35,7 +35,7 @@ OUTSIDE = {
     "apsw": "backends.sqlite backends.sqlite.*",
     "blinker": "signals",
     "cronsim": "schedule",
-    "msgspec": " ".join(LAYERS[layer] for layer in (WORDS, STORAGE, RUNTIME)),
+    "msgspec": " ".join(LAYERS[layer] for layer in range(DOOR)),
     **dict.fromkeys(("flask", "werkzeug", "jinja2", "markupsafe", "click"), LAYERS[FLASK]),
 }
 
@@ -63,8 +63,7 @@ FUNCTION_LINES = 60
 def within(module: str, names: str) -> bool:
     """Whether `module` is one of the space-separated `names`, of which "x.*" covers a folder."""
     return any(
-        module.startswith(name[:-1]) if name.endswith(".*") else module == name
-        for name in names.split()
+        module.startswith(name[:-1]) if name.endswith(".*") else module == name for name in names.split()
     )
 
 
@@ -170,9 +169,9 @@ class Codebase:
     def imported(self, target: str) -> str:
         """The module that an absolute target lives in: the longest part of it that is one."""
         name = target.removeprefix(PACKAGE).removeprefix(".")
-        while name and name not in self.modules:
+        while "." in name and name not in self.modules:
             name = name.rpartition(".")[0]
-        return name or PACKAGE
+        return name if name in self.modules or layer_of(name) is not None else PACKAGE
 
     def inner_imports(self, module: Module) -> Iterator[tuple[int, str]]:
         for an_import in module.imports:

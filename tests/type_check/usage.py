@@ -38,6 +38,7 @@ def nothing() -> None: ...
 
 # A task keeps its function's signature and result.
 assert_type(send("a"), bool)
+assert_type(fetch("https://example.org"), bytes)
 assert_type(send.enqueue("a", n=2), Job[bool])
 assert_type(send.delay("a"), Job[bool])
 assert_type(send.enqueue_in(3, "a"), Job[bool])
@@ -71,3 +72,6 @@ send.options(queue="mail").enqueue(1)  # type: ignore[arg-type]
 send.options(colour="red")  # type: ignore[call-arg]
 send.options(priority="urgent")  # type: ignore[arg-type]
 any_task(send)  # type: ignore[arg-type]
+delayq.task(colour="red")  # type: ignore[call-overload]
+delayq.task(send, queue="mail")  # type: ignore[call-overload]
+delayq.task(3)  # type: ignore[call-overload]
