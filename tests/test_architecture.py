@@ -30,6 +30,9 @@ LAYERS = {
 # What runtime.* may import from layer 1: the words of a task and the contract, never an engine.
 RUNTIME_KNOWS = {"task", "arguments", "running", "backends.base"}
 
+# What every backend may share; any other module in backends/ belongs to one engine.
+SHARED_BY_ENGINES = {"base", "order"}
+
 # Third-party packages: where each may be imported. One that is missing here is refused everywhere.
 OUTSIDE = {
     "apsw": "backends.sqlite backends.sqlite.*",
@@ -74,7 +77,8 @@ def layer_of(module: str) -> int | None:
 def engine_of(module: str) -> str | None:
     """The concrete backend that a module belongs to, or None."""
     parts = module.split(".")
-    return parts[1] if parts[0] == "backends" and len(parts) > 1 and parts[1] != "base" else None
+    engine = parts[0] == "backends" and len(parts) > 1 and parts[1] not in SHARED_BY_ENGINES
+    return parts[1] if engine else None
 
 
 @dataclass(frozen=True)
@@ -214,15 +218,17 @@ def why_not(importer: str, target: str) -> str | None:
 
 
 def why_not_in_storage(importer: str, target: str) -> str | None:
-    engine = engine_of(importer)
-    if engine and engine_of(target) != engine and target != "backends.base":
-        return "a backend knows layer 0, backends.base and itself"
-    if importer in ("backends", "backends.base") and not within(target, "backends backends.*"):
+    storage = "backends backends.*"
+    if within(importer, storage) and not within(target, storage):
         return "a backend never knows a task"
-    if importer == "backends.base" and target != importer:
+    if engine_of(importer) and target == "backends":
+        return "a backend does not open backends"
+    if engine_of(target) not in (None, engine_of(importer)) and importer != "backends":
+        return "an engine is known to itself and to the scheme table only"
+    if importer == "backends.base":
         return "the contract knows layer 0 only"
-    if not within(importer, "backends backends.*") and within(target, "backends backends.*"):
-        return None if target == "backends.base" else "it knows the contract, backends.base, only"
+    if not within(importer, storage) and within(target, storage) and target != "backends.base":
+        return "of storage it knows the contract, backends.base, only"
     return None
 
 
@@ -358,6 +364,9 @@ BAD = [
     ("task.py", "from .backends import open_backend", "3: task must not import backends"),
     ("backends/base.py", "from ..task import Task", "3: backends.base must not import task"),
     ("backends/memory.py", "from ..task import Task", "3: backends.memory must not import task"),
+    ("backends/base.py", "from .memory import X", "3: backends.base must not import backends.mem"),
+    ("backends/order.py", "from .memory import X", "3: backends.order must not import backends.m"),
+    ("backends/memory.py", "from . import open_backend", "3: backends.memory must not import back"),
     ("backends/memory.py", "from .sqlite import X", "3: backends.memory must not import backends."),
     ("backends/sqlite/claims.py", "from ..memory import X", "3: backends.sqlite.claims must not"),
     ("runtime/pool.py", "from ..backends.memory import X", "3: runtime.pool must not import back"),
@@ -419,6 +428,8 @@ def test_good_code_passes(tmp_path: Path) -> None:
         "backends/__init__.py": "import importlib\nfrom .base import Backend\n"
         "def open_backend(name):\n    return importlib.import_module(name)",
         "backends/base.py": "from ..job import Job",
+        "backends/order.py": "from .base import X",
+        "backends/memory.py": "from .base import X\nfrom .order import Y",
         "backends/sqlite/__init__.py": "from ..base import Backend\nfrom . import claims",
         "backends/sqlite/claims.py": "import apsw\nfrom ...job import Job\nfrom ..base import X",
         "runtime/pool.py": "import threading\nfrom ..task import Task\n"
