@@ -23,7 +23,8 @@ LAYERS = {
     WORDS: "errors clock ids job retry serializer signals config schedule options",
     STORAGE: "task arguments client handle running schedules backends backends.*",
     RUNTIME: "runtime runtime.*",
-    FLASK: "extension app_state background launch cli cli.* admin admin.* presenting producing testing",
+    FLASK: "extension app_state background launch cli cli.* admin admin.* testing testing.* "
+    "presenting producing redacting",
     DOOR: PACKAGE,
 }
 
