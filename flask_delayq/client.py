@@ -34,8 +34,8 @@ class Runner(Protocol):
     def hand_over(self, reserved: ClaimFor, claims: Sequence[tuple[Claim, Struct | None]]) -> None:
         """Run these claims (with their decoded arguments); places left over are free again."""
 
-    def expect(self, jobs: Sequence[NewJob]) -> None:
-        """These jobs were stored and wait; some may be due already."""
+    def expect(self, jobs: Sequence[tuple[str, float]]) -> None:
+        """These jobs (id, due moment) were stored and wait; some may be due already."""
 
 
 class Client:
@@ -157,7 +157,7 @@ class Client:
                 runner.hand_over(reserved, claims)
         if runner is not None:
             waiting = [
-                new
+                (new.id, new.run_at)
                 for new, answer in zip(jobs, answers, strict=True)
                 if answer.claim is None and answer.created
             ]
@@ -222,10 +222,9 @@ class Client:
         """Let a failed or cancelled job run again; its state before, ``None`` if there is none."""
         now = self.clock.now()
         before = self.inspect.revive(job_id, run_at=now)
-        record = self.record_of(job_id)
-        if before in (Stored.FAILED, Stored.CANCELLED) and record is not None:
+        if before in (Stored.FAILED, Stored.CANCELLED):
             if self.runner is not None:
-                self.runner.expect([_as_new(record)])
+                self.runner.expect([(job_id, now)])
             if self.after_enqueue is not None:
                 self.after_enqueue()
         return before
@@ -286,15 +285,3 @@ class Client:
                 self._waiting[job_id].remove(event)
                 if not self._waiting[job_id]:
                     del self._waiting[job_id]
-
-
-def _as_new(record: JobRecord) -> NewJob:
-    return NewJob(
-        record.id,
-        record.task,
-        record.queue,
-        record.priority,
-        record.run_at,
-        record.enqueued_at,
-        record.payload,
-    )

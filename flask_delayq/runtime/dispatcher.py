@@ -11,7 +11,7 @@ from msgspec import Struct
 from ..backends.base import Backend
 from ..clock import Clock
 from ..config import Settings
-from ..job import Claim, ClaimFor, NewJob, Outcome, Verb
+from ..job import Claim, ClaimFor, Outcome, Verb
 from .claims import HeldClaims
 from .pool import WorkerPool
 from .recorder import Recorder
@@ -144,6 +144,7 @@ class Dispatcher:
         now = self._clock.now()
         self._recorder.add_all([Outcome(claim, Verb.RELEASE, now) for claim in claims])
         self._pool.give_back(len(claims))
+        self._pool.hungry = True  # if nobody else takes them, our next free worker does
 
     # --- when to look --------------------------------------------------------------------------
 
@@ -189,18 +190,18 @@ class Dispatcher:
         """Run what was claimed while it was enqueued; unused places are free again."""
         self._give(reserved.slots, claims)
 
-    def expect(self, jobs: Sequence[NewJob]) -> None:
-        """Jobs were stored and wait: turn now, or when they are due."""
+    def expect(self, jobs: Sequence[tuple[str, float]]) -> None:
+        """Jobs (id, due moment) were stored and wait: turn now, or when they are due."""
         now = self._clock.now()
         due_now = False
         earliest = float("inf")
         with self._wheel_lock:
-            for job in jobs:
-                if job.run_at <= now:
+            for job_id, run_at in jobs:
+                if run_at <= now:
                     due_now = True
-                elif job.run_at <= self._loaded_until:
-                    self._wheel.add(job.id, job.run_at)
-                    earliest = min(earliest, job.run_at)
+                elif run_at <= self._loaded_until:
+                    self._wheel.add(job_id, run_at)
+                    earliest = min(earliest, run_at)
             sooner = earliest < self._sleeps_until
             if sooner:
                 self._sleeps_until = earliest

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from ..backends.base import Backend
 from ..clock import Clock
@@ -26,7 +26,7 @@ BACKLOG_LIMIT = 10_000
 class Recorder:
     """Collects outcomes and writes them group by group.
 
-    :param on_recorded: called with the ids of jobs whose outcome was written.
+    :param on_recorded: called with the outcomes that were written.
     :param wake: called when an outcome arrives and nobody is writing.
     """
 
@@ -35,7 +35,7 @@ class Recorder:
         backend: Backend,
         clock: Clock,
         claims: HeldClaims,
-        on_recorded: Callable[[Iterable[str]], None],
+        on_recorded: Callable[[Sequence[Outcome]], None],
         wake: Callable[[], None],
     ) -> None:
         self._backend = backend
@@ -92,12 +92,12 @@ class Recorder:
             # Only now do they leave the queue: a failed write keeps them, in order.
             for _ in group:
                 self._waiting.popleft()
-        recorded: list[str] = []
+        recorded: list[Outcome] = []
         for outcome, ours in zip(group, written, strict=True):
             if outcome.verb is not Verb.INTERRUPT:
                 self._claims.drop(outcome.claim)
             if ours:
-                recorded.append(outcome.claim.id)
+                recorded.append(outcome)
             else:
                 _log.warning(
                     "job %s (%s): its claim was lost, so how its run ended (%s) is not recorded",

@@ -8,7 +8,7 @@ import os
 import platform
 import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -112,8 +112,9 @@ class Supervisor:
                 return
             self._state = "running"
             self.pool.start()
-            for loop in self.loops:
-                self._start_thread(loop.name, loop.run)
+            threads = [self._make_thread(loop.name, loop.run) for loop in self.loops]
+            for thread in threads:  # all are known before the first one runs
+                thread.start()
 
     @property
     def is_running(self) -> bool:
@@ -201,15 +202,16 @@ class Supervisor:
         self.pool.replace_dead()
         for loop in self.loops:
             thread = self._threads[loop.name]
-            if not thread.is_alive() and self.is_running:
+            began = thread.ident is not None
+            if began and not thread.is_alive() and self.is_running:
                 _log.error("the thread of the %s died and is replaced", loop.name)
-                self._start_thread(loop.name, loop.run)
+                self._make_thread(loop.name, loop.run).start()
         return self._maintenance.turn(now)
 
     def _ready(self) -> None:
         self._doorbell = self._backend.open_doorbell(self.owner)
         if self._doorbell is not None:
-            self._start_thread("doorbell", self._listen)
+            self._make_thread("doorbell", self._listen).start()
         if self.is_running:
             self.dispatcher.open = True
             self.dispatcher.ring()
@@ -248,13 +250,16 @@ class Supervisor:
         if self.recorder.flush():
             self._retire()
 
-    def _recorded(self, job_ids: Iterable[str]) -> None:
-        self._on_recorded(job_ids)
+    def _recorded(self, outcomes: Sequence[Outcome]) -> None:
+        again = [(o.claim.id, o.run_at) for o in outcomes if o.run_at is not None]
+        if again:
+            self.dispatcher.expect(again)
+        self._on_recorded(outcome.claim.id for outcome in outcomes)
 
-    def _start_thread(self, name: str, target: Callable[[], None]) -> None:
+    def _make_thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=target, name=f"delayq-{name}", daemon=True)
         self._threads[name] = thread
-        thread.start()
+        return thread
 
     # --- for people ----------------------------------------------------------------------------
 
