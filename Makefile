@@ -24,7 +24,7 @@ lint: .venv/dev.stamp ## Check style and types only
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/pyright --warnings
-	$(BIN)/pyright --verifytypes flask_delayq --ignoreexternal
+	$(BIN)/python tests/type_check/public_names.py
 
 format: .venv/dev.stamp ## Format the code and apply safe fixes
 	$(BIN)/ruff check --quiet --fix .
