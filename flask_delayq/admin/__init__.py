@@ -3,9 +3,6 @@ Knows the extension only through ``current_app.extensions``; starts nothing."""
 
 from __future__ import annotations
 
-from flask import Blueprint
+from .blueprint import admin_blueprint
 
-
-def admin_blueprint() -> Blueprint:
-    """A new blueprint for one app."""
-    return Blueprint("delayq", __name__)
+__all__ = ["admin_blueprint"]

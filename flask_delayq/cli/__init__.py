@@ -3,6 +3,7 @@ Knows the extension only through ``current_app.extensions``."""
 
 from __future__ import annotations
 
-from flask.cli import AppGroup
+from . import jobs, status, store, worker
+from .group import delayq_commands
 
-delayq_commands = AppGroup("delayq", help="Jobs: look at them, run them, steer them.")
+__all__ = ["delayq_commands", "jobs", "status", "store", "worker"]

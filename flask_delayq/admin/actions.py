@@ -1,0 +1,101 @@
+"""What people do to jobs, queues and schedules from the pages; every action leaves a log line.
+Knows the verbs of the extension; who may call them is decided before."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from flask import request, url_for
+
+from .. import presenting
+from .replies import access_for, app_state, done, extension
+
+if TYPE_CHECKING:
+    from werkzeug.wrappers import Response
+
+_log = logging.getLogger(__name__)
+
+PURGE_STEP = 1000
+PURGE_MOST = 20_000
+"""Jobs that one request purges at most; it says whether there are more."""
+
+
+def cancel_job(job_id: str) -> Response:
+    """Cancel a waiting job, or ask a running one to stop."""
+    job = extension().get(job_id)
+    job.cancel("by hand, from the pages")
+    return _done_to_job(job_id)
+
+
+def retry_job(job_id: str) -> Response:
+    """Let a failed or cancelled job run again."""
+    extension().get(job_id).retry()
+    return _done_to_job(job_id)
+
+
+def _done_to_job(job_id: str) -> Response:
+    _note(job_id)
+    state = app_state()
+    record = extension().get(job_id).record
+    found = presenting.job_page(record, state.clock.now(), state.settings.redact)
+    return done({"job": found}, url_for("delayq.job", job_id=job_id))
+
+
+def pause_queue(name: str) -> Response:
+    """Begin no more jobs of a queue."""
+    extension().pause(name)
+    return _done_to_queue(name)
+
+
+def resume_queue(name: str) -> Response:
+    """Undo that."""
+    extension().resume(name)
+    return _done_to_queue(name)
+
+
+def purge_queue(name: str) -> Response:
+    """Cancel the waiting jobs of a queue."""
+    client = app_state().client
+    purged, more = 0, True
+    while more and purged < PURGE_MOST:
+        step = client.inspect.purge(name, now=client.now(), limit=PURGE_STEP)
+        purged += step
+        more = step == PURGE_STEP
+    return _done_to_queue(name, purged=purged, more=more)
+
+
+def _done_to_queue(name: str, **facts: int) -> Response:
+    _note(name)
+    found = [queue for queue in presenting.queues(app_state()) if queue["name"] == name]
+    return done({"queue": found[0] if found else None, **facts}, url_for("delayq.queues"))
+
+
+def pause_schedule(name: str) -> Response:
+    """Let a schedule enqueue nothing for a while."""
+    extension().schedules.pause(name)
+    return _done_to_schedule(name)
+
+
+def resume_schedule(name: str) -> Response:
+    """Let it go on with its next occurrence."""
+    extension().schedules.resume(name)
+    return _done_to_schedule(name)
+
+
+def remove_schedule(name: str) -> Response:
+    """Delete it."""
+    extension().schedules.remove(name)
+    return _done_to_schedule(name)
+
+
+def _done_to_schedule(name: str) -> Response:
+    _note(name)
+    found = [one for one in presenting.schedules(app_state()) if one["name"] == name]
+    return done({"schedule": found[0] if found else None}, url_for("delayq.schedules"))
+
+
+def _note(name: str) -> None:
+    """Who did what: names were checked, so the line cannot be forged."""
+    verb = (request.endpoint or "").rpartition(".")[2]
+    _log.info("%s %s, by %s from %s", verb, name, access_for("act").via, request.remote_addr)

@@ -1,0 +1,87 @@
+"""The pages that only show: overview, jobs, queues, schedules, processes, health.
+Knows how to ask the store; changes nothing."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Response, request, url_for
+from msgspec import structs
+
+from .. import presenting
+from ..errors import ConfigurationError
+from ..job import JobState
+from .params import job_query
+from .replies import app_state, extension, json_reply, may, reply, wants_json
+
+_log = logging.getLogger(__name__)
+
+
+def overview() -> Response:
+    """Counts, queues and processes at a glance."""
+    return reply("overview", presenting.status(app_state()))
+
+
+def jobs() -> Response:
+    """Jobs, newest first, by state, queue and task."""
+    query = job_query()
+    client = app_state().client
+    now = client.now()
+    # One more than wanted tells whether there is another page.
+    records = client.inspect.list(structs.replace(query, limit=query.limit + 1), now=now)
+    rows = [presenting.job_row(record, now) for record in records[: query.limit]]
+    further = None
+    if len(records) > query.limit:
+        further = url_for(
+            "delayq.jobs",
+            state=[state.value for state in query.states] or None,
+            queue=query.queue,
+            task=query.task,
+            limit=query.limit if "limit" in request.args else None,
+            before=rows[-1]["id"],
+        )
+    return reply("jobs", {"jobs": rows, "next": further}, query=query, states=list(JobState))
+
+
+def job(job_id: str) -> Response:
+    """Everything about one job."""
+    state = app_state()
+    record = extension().get(job_id).record
+    found = presenting.job_page(record, state.clock.now(), state.settings.redact)
+    return reply("job", {"job": found})
+
+
+def queues() -> Response:
+    """Queues and what waits in them."""
+    return reply("queues", {"queues": presenting.queues(app_state())})
+
+
+def schedules() -> Response:
+    """Periodic rules and when they are due."""
+    return reply("schedules", {"schedules": presenting.schedules(app_state())})
+
+
+def processes() -> Response:
+    """Processes that run jobs, or did until they died."""
+    return reply("processes", {"processes": presenting.processes(app_state())})
+
+
+def health() -> Response:
+    """One word for strangers, everything for people with access; 503 unless all is well."""
+    try:
+        state = app_state()
+        found = presenting.health(state)
+        open_to_all = may("read")
+    except ConfigurationError as error:
+        _log.error("the settings of this app cannot be used: %s", error)
+        found = {"status": "failing"}
+        open_to_all = False
+    status = 200 if found["status"] == "ok" else 503
+    if open_to_all:
+        response = reply("health", {"health": found})
+    elif wants_json():
+        response = json_reply({"status": found["status"]})
+    else:
+        response = Response(found["status"] + "\n", mimetype="text/plain")
+    response.status_code = status
+    return response

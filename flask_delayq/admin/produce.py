@@ -1,0 +1,144 @@
+"""``/delayq/produce``: enqueues a registered task, from a form or from JSON.
+Knows tasks that allow it; imports nothing by name and runs nothing."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from flask import Response, abort, redirect, request, url_for
+from msgspec import structs
+
+from .. import presenting
+from ..errors import DelayQError
+from ..handle import Job
+from ..job import Priority
+from ..producing import (
+    JsonCall,
+    call_from_fields,
+    parameters,
+    produce,
+    read_json,
+    read_moment,
+)
+from ..task import Task
+from .params import BODY_EXTRA, form_body, json_body
+from .replies import access_for, app_state, json_reply, page, reply, status_of, wants_json
+
+if TYPE_CHECKING:
+    from werkzeug.wrappers import Response as BaseResponse
+
+_log = logging.getLogger(__name__)
+
+ARGUMENT = "argument."
+"""Begins the name of each form field that is an argument."""
+
+
+def offer() -> Response:
+    """The tasks that may be produced, or the form for one of them (``?task=``)."""
+    name = request.args.get("task")
+    if name is not None and not wants_json():
+        return _form(_allowed_task(name), {})
+    return reply("produce", {"tasks": [_describe(task) for task in _allowed_tasks()]})
+
+
+def take() -> BaseResponse:
+    """Enqueue what was sent: 202 with the job, or an error that says why not."""
+    limit = app_state().settings.max_payload + BODY_EXTRA
+    if request.mimetype == "application/json":
+        return _take_json(json_body(limit))
+    if request.mimetype == "application/x-www-form-urlencoded":
+        return _take_form(form_body(limit))
+    abort(415, "send application/json, or the form")
+
+
+def _take_json(body: bytes) -> BaseResponse:
+    call = JsonCall.read(body)
+    return _accepted(produce(app_state().client, _allowed_task(call.task), call))
+
+
+def _take_form(fields: dict[str, str]) -> BaseResponse:
+    task = _allowed_task(fields.get("task", ""))
+    try:
+        job = produce(app_state().client, task, _call_from_form(task, fields))
+    except DelayQError as error:
+        status = status_of(error)
+        if wants_json() or status == 500:
+            raise
+        return _form(task, fields, str(error), status)  # nothing that was typed in is lost
+    return _accepted(job)
+
+
+def _call_from_form(task: Task[..., Any], fields: dict[str, str]) -> JsonCall:
+    given = {
+        name.removeprefix(ARGUMENT): text for name, text in fields.items() if name.startswith(ARGUMENT)
+    }
+    args, kwargs = call_from_fields(task, given, app_state().settings.redact)
+    call = JsonCall(
+        task.name,
+        args,
+        kwargs,
+        queue=fields.get("queue") or None,
+        priority=fields.get("priority") or None,
+        id=fields.get("id") or None,
+    )
+    if delay := fields.get("delay", "").strip():
+        call = structs.replace(call, delay=read_json("delay", delay, float))
+    if run_at := fields.get("run_at", "").strip():
+        call = structs.replace(call, run_at=read_moment(run_at))
+    return call
+
+
+def _accepted(job: Job[Any]) -> BaseResponse:
+    where = url_for("delayq.job", job_id=job.id)
+    via = access_for("produce").via
+    _log.info("produce %s as %s, by %s from %s", job.task, job.id, via, request.remote_addr)
+    if not wants_json():
+        return redirect(where, 303)
+    row = presenting.job_row(job.record, app_state().clock.now())
+    response = json_reply({"job": row, "created": job.created}, 202)
+    response.headers["Location"] = where
+    return response
+
+
+def _form(
+    task: Task[..., Any], fields: dict[str, str], problem: str = "", status: int = 200
+) -> Response:
+    context = {
+        "task": _describe(task),
+        "fields": fields,
+        "problem": problem,
+        "argument": ARGUMENT,
+        "levels": [level.name.lower() for level in Priority],
+    }
+    return page("produce_task", context, status)
+
+
+# --- which tasks -----------------------------------------------------------------------------------
+
+
+def _allowed_tasks() -> list[Task[..., Any]]:
+    return [task for task in app_state().registry if _is_allowed(task)]
+
+
+def _allowed_task(name: str) -> Task[..., Any]:
+    task = app_state().registry.find(name)
+    if task is None or not _is_allowed(task):
+        # One answer for both: what else is registered is nobody's business.
+        abort(404, "no task of this name may be produced here")
+    return task
+
+
+def _is_allowed(task: Task[..., Any]) -> bool:
+    return task.declared.produce or access_for("produce").via == "token"
+
+
+def _describe(task: Task[..., Any]) -> dict[str, Any]:
+    declared = task.declared
+    return {
+        "name": task.name,
+        "doc": (task.function.__doc__ or "").strip().partition("\n")[0][:200],
+        "queue": declared.queue,
+        "priority": declared.priority.name.lower(),
+        "parameters": [structs.asdict(one) for one in parameters(task, app_state().settings.redact)],
+    }

@@ -1,0 +1,40 @@
+"""The group ``flask delayq`` itself: how errors leave it, and the app that its commands speak of.
+Knows no single command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+
+from ..errors import DelayQError
+from .output import safe
+
+if TYPE_CHECKING:
+    from ..app_state import AppState
+    from ..extension import DelayQ
+
+
+class DelayQGroup(AppGroup):
+    """Turns the package's errors into one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DelayQError as error:
+            raise click.ClickException(safe(str(error))) from error
+
+
+delayq_commands = DelayQGroup("delayq", help="Jobs: look at them, run them, steer them.")
+
+
+def extension() -> DelayQ:
+    """The extension of the current app."""
+    return cast("DelayQ", current_app.extensions["delayq"])
+
+
+def app_state() -> AppState:
+    """What belongs to the current app."""
+    return extension().state

@@ -1,0 +1,171 @@
+"""``flask delayq status``, ``threads`` and ``check``: how things stand, from any terminal.
+Knows the store and the process records in it; changes nothing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import click
+from flask import current_app
+
+from .. import launch, presenting
+from ..errors import ConfigurationError
+from ..presenting import View, duration
+from .group import app_state, delayq_commands
+from .output import relative, say, say_json, say_table
+
+if TYPE_CHECKING:
+    from ..app_state import AppState
+
+WATCH_EVERY = 2.0
+"""Seconds between two looks of ``--watch``."""
+
+
+@delayq_commands.command("status")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
+@click.pass_context
+def status(ctx: click.Context, as_json: bool, watch: bool) -> None:
+    """Queues, jobs, processes and schedules at a glance.
+
+    Sees the serving processes from any terminal. Exit code 0 when all is well, 1 when not.
+    """
+    state = app_state()
+    found = presenting.status(state)
+    try:
+        while watch:
+            if not as_json:
+                click.clear()
+            _say(state, found, as_json)
+            time.sleep(WATCH_EVERY)
+            found = presenting.status(state)
+        _say(state, found, as_json)
+    except KeyboardInterrupt:
+        pass  # the way a watch ends
+    ctx.exit(0 if found["healthy"] else 1)
+
+
+def _say(state: AppState, found: View, as_json: bool) -> None:
+    if as_json:
+        say_json(found)
+    else:
+        _say_status(state, found)
+
+
+def _say_status(state: AppState, found: View) -> None:
+    clock = state.clock
+    say(f"{found['status']}{': ' + found['reason'] if found['reason'] else ''}")
+    say(f"store {found['store']['url']}, mode {found['mode']}")
+    for note in found["notes"]:
+        say(f"note: {note}")
+    say("  ".join(f"{name} {number}" for name, number in found["counts"].items()))
+    say()
+    say_table(
+        ("QUEUE", "SCHEDULED", "READY", "RUNNING", "LATE BY", ""),
+        [
+            (
+                *(queue[key] for key in ("name", "scheduled", "ready", "running")),
+                None if queue["lateness"] is None else duration(queue["lateness"]),
+                "paused" if queue["paused"] else "",
+            )
+            for queue in found["queues"]
+        ],
+        "no queue has had a job yet",
+    )
+    say()
+    _say_processes(state, found["processes"])
+    if found["schedules"]:
+        say()
+        say_table(
+            ("SCHEDULE", "RULE", "NEXT"),
+            [
+                (
+                    one["name"],
+                    one["rule"],
+                    "paused" if one["paused"] else relative(one["next_due"], clock),
+                )
+                for one in found["schedules"]
+            ],
+            "",
+        )
+
+
+def _say_processes(state: AppState, processes: list[View]) -> None:
+    say_table(
+        ("PROCESS", "HOST", "ROLE", "BUSY", "LATE P50", "LATE P99", "SEEN"),
+        [
+            (
+                f"{one['pid']}{'' if one['alive'] else ' (dead)'}",
+                one["host"],
+                one["role"],
+                f"{one['busy']} of {one['workers']}",
+                *(None if one[key] is None else duration(one[key]) for key in _LATENESS),
+                relative(one["seen_at"], state.clock),
+            )
+            for one in processes
+        ],
+        "no process runs jobs; start the server, or `flask delayq worker`",
+    )
+
+
+_LATENESS = ("lateness_p50", "lateness_p99")
+
+
+@delayq_commands.command("threads")
+def threads() -> None:
+    """The processes that run jobs, and how busy their workers are.
+
+    Live stacks exist only inside a process: it shows its own at /delayq/threads.
+    """
+    state = app_state()
+    _say_processes(state, presenting.processes(state))
+    say(f"live stacks: ask a serving process over HTTP, {state.settings.url_prefix}/threads")
+
+
+@delayq_commands.command("check")
+@click.pass_context
+def check(ctx: click.Context) -> None:
+    """Read the configuration, open the store, look at every task. Exit code 0 if all is well."""
+    state = app_state()
+    settings = state.settings
+    say(f"configuration: ok (mode {state.mode}, {settings.workers} workers)")
+    health = state.backend.health()
+    say(f"store: {state.backend.url}: {'ok' if health.ok else health.reason}")
+    for note in (*health.notes, _survival(state)):
+        say(f"  {note}")
+    wrong = _wrong_tasks(state)
+    say(f"tasks: {len(state.registry)}{'' if not wrong else f', {len(wrong)} of them cannot be used'}")
+    for problem in wrong:
+        say(f"  {problem}")
+    say(f"launch: {launch.describe()}")
+    ctx.exit(0 if health.ok and not wrong else 1)
+
+
+def _survival(state: AppState) -> str:
+    """Whether the jobs are still there after the next deploy."""
+    url = state.settings.url
+    scheme, _, rest = url.partition(":///")
+    if urlsplit(url).scheme == "memory":
+        return "jobs live in this process only and end with it"
+    if scheme != "sqlite":
+        return "jobs live on a server of their own"
+    path = Path(rest)
+    if path.is_relative_to(current_app.instance_path):
+        return (
+            "the file is in the app's instance folder: it survives a deploy if that folder does "
+            "(in a container, mount a volume there)"
+        )
+    return "the file is outside the app: it survives a deploy if its folder does"
+
+
+def _wrong_tasks(state: AppState) -> list[str]:
+    wrong = []
+    for task in state.registry:
+        try:
+            _ = task.arguments
+        except ConfigurationError as error:
+            wrong.append(str(error))
+    return wrong

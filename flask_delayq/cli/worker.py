@@ -1,0 +1,184 @@
+"""``flask delayq worker``: runs jobs in this process until a signal, or so many jobs, end it.
+Knows how to start and stop a runtime; which jobs it runs is the runtime's affair."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+from flask import current_app
+from flask.logging import default_handler
+from msgspec import structs
+
+from ..app_state import DRAIN_WORKER
+from ..clock import Clock
+from ..ids import check_name
+from ..signals import job_started
+from .group import app_state, delayq_commands
+
+if TYPE_CHECKING:
+    from ..app_state import AppState
+
+_log = logging.getLogger(__name__)
+
+HURRIED = 1.0
+"""Seconds that running jobs still get after a second signal."""
+
+LOOK_EVERY = 0.05
+"""Seconds between two looks at whether all jobs have ended."""
+
+
+@delayq_commands.command("worker")
+@click.option("--queues", metavar="A,B", help="Only jobs of these queues.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Threads, instead of DELAYQ_WORKERS.")
+@click.option("--max-jobs", type=click.IntRange(1), help="Stop after about so many runs.")
+@click.pass_context
+def worker(ctx: click.Context, queues: str | None, workers: int | None, max_jobs: int | None) -> None:
+    """Run jobs in this process until SIGTERM or Ctrl-C.
+
+    Jobs under way then get 25 seconds (DELAYQ_DRAIN_TIMEOUT) to end. A second signal cuts that to one
+    second; a third ends the process at once. Exit code 0 if all of them ended.
+    """
+    state = app_state()
+    _log_to_stderr()
+    changes: dict[str, Any] = {}
+    if queues is not None:
+        changes["queues"] = tuple(check_name("queue", name.strip()) for name in queues.split(","))
+    if workers is not None:
+        changes["workers"] = workers
+    settings = structs.replace(state.settings, **changes)
+    with Wish.heard() as wish, _counted(state, max_jobs, wish):
+        state.start(role="worker", settings=settings)
+        _log.info(
+            "worker %d runs jobs of %s with %d threads (%s)",
+            os.getpid(),
+            ", ".join(settings.queues) if settings.queues else "all queues",
+            settings.workers,
+            state.backend.url,
+        )
+        reason = wish.await_stop()
+        timeout = DRAIN_WORKER if settings.drain_timeout is None else settings.drain_timeout
+        _log.info("worker %d stops after %s; jobs get %g s to end", os.getpid(), reason, timeout)
+        finished = _drain(state, wish, timeout)
+    how = "all its jobs had ended" if finished else "unfinished jobs will run again elsewhere"
+    _log.info("worker %d has stopped, %s", os.getpid(), how)
+    ctx.exit(0 if finished else 1)
+
+
+class Wish:
+    """What signals, or a count of jobs, have asked of this worker so far.
+
+    Only a ``SimpleQueue`` may be touched by a signal handler while the same thread waits on it.
+    """
+
+    def __init__(self) -> None:
+        self.signals = 0
+        self._asked: SimpleQueue[str] = SimpleQueue()
+
+    @classmethod
+    @contextmanager
+    def heard(cls) -> Iterator[Wish]:
+        """A wish that SIGTERM and SIGINT are heard by; their handlers are restored at the end."""
+        wish = cls()
+        before = [(number, signal.signal(number, wish._on_signal)) for number in _SIGNALS]
+        try:
+            yield wish
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
+
+    def stop(self, reason: str) -> None:
+        """Ask the worker to stop; from any thread."""
+        self._asked.put(reason)
+
+    def await_stop(self) -> str:
+        """Wait until somebody asks; returns who."""
+        while True:
+            try:
+                return self._asked.get(timeout=1.0)  # some systems deliver no signal to an endless wait
+            except Empty:
+                continue
+
+    def await_end(self, ended: Callable[[], bool], seconds: float, clock: Clock) -> None:
+        """Wait until it has ended, the time is up or a second signal is in a hurry."""
+        deadline = clock.monotonic() + seconds
+        while not ended() and self.signals < 2:
+            left = deadline - clock.monotonic()
+            if left <= 0:
+                return
+            try:
+                self._asked.get(timeout=min(left, LOOK_EVERY))
+            except Empty:
+                continue
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.signals += 1
+        if self.signals >= 3:
+            os._exit(128 + number)
+        self.stop(signal.Signals(number).name)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _drain(state: AppState, wish: Wish, timeout: float) -> bool:
+    """Let running jobs end; True if all of them did.
+
+    The last second belongs to the runtime's own stop, which cannot be cut short.
+    """
+    last = min(timeout, HURRIED)
+    _begin_no_more(state)
+    wish.await_end(lambda: _is_idle(state), timeout - last, state.clock)
+    return state.stop(last)
+
+
+def _is_idle(state: AppState) -> bool:
+    supervisor = state.supervisor
+    return supervisor is None or not len(supervisor.claims)
+
+
+def _begin_no_more(state: AppState) -> None:
+    """Claim nothing, and give back what has not begun."""
+    supervisor = state.supervisor
+    if supervisor is not None:
+        supervisor.dispatcher.open = False
+        supervisor.dispatcher.release(supervisor.claims.withdraw(float("inf")))
+
+
+@contextmanager
+def _counted(state: AppState, most: int | None, wish: Wish) -> Iterator[None]:
+    """Stop the worker when so many runs have begun. Those that other threads begin in the same moment
+    come on top; with one thread the number is exact."""
+    if most is None:
+        yield
+        return
+    begun = count(1)
+
+    def on_start(sender: object, **facts: object) -> None:
+        if next(begun) == most:
+            _begin_no_more(state)
+            wish.stop(f"{most} jobs")
+
+    with job_started.connected_to(on_start, sender=state.app):
+        yield
+
+
+def _log_to_stderr() -> None:
+    """A worker that says nothing helps nobody: log at INFO, unless the app has set logging up."""
+    if logging.getLogger().handlers:
+        return
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    current_app.logger.removeHandler(default_handler)  # its lines would come twice
