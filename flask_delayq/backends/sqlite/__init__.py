@@ -1,0 +1,8 @@
+"""Jobs in one SQLite file: the default backend, made for several processes on one host.
+Must not know tasks, the runtime or Flask; apsw is the only SQLite that may touch the file."""
+
+from __future__ import annotations
+
+from .backend import SQLiteBackend
+
+__all__ = ["SQLiteBackend"]

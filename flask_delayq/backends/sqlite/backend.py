@@ -1,0 +1,283 @@
+"""The sqlite backend: every verb of the contract, handed to the store as a function of a connection.
+Must not know SQL, nor how transactions, files and other processes are dealt with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+
+from msgspec.structs import replace
+
+from ...clock import Clock
+from ...errors import BackendUnavailableError, ConfigurationError, EnqueueUncertainError
+from ...job import (
+    Claim,
+    ClaimFor,
+    Enqueued,
+    Health,
+    JobQuery,
+    JobRecord,
+    NewJob,
+    Outcome,
+    ProcessRecord,
+    QueueInfo,
+    Renewal,
+    Rescue,
+    ScheduleRecord,
+    Stored,
+)
+from ..base import Backend, Doorbell, Inspectable, Schedulable
+from ..order import Turns
+from . import (
+    changes,
+    claims,
+    enqueueing,
+    inspection,
+    processes,
+    rescues,
+    schedules,
+)
+from .liveness import SignsOfLife
+from .location import boot_id, path_of
+from .outcomes import DURABLE, record, record_one_by_one, set_progress, should_stop
+from .store import Store
+from .trouble import VALUE_ERRORS, CommitUnknown
+
+
+class SQLiteBackend(Backend, Inspectable, Schedulable):
+    """Jobs in one SQLite file, shared by all processes of this host that open it.
+
+    :param url: ``sqlite:///relative/path`` (to the working directory) or ``sqlite:////absolute/path``.
+    :param clock: wall time for what is compared with ``run_at``, monotonic time for leases.
+    :param synchronous: ``"FULL"``: what was acknowledged survives a power cut; ``"NORMAL"``: it
+        survives a crash of the process only.
+    :raises ConfigurationError: for a URL without a file, or an unknown option.
+    """
+
+    def __init__(self, url: str, *, clock: Clock, synchronous: str = "FULL", **unknown: object) -> None:
+        if unknown:
+            raise ConfigurationError(f"the sqlite backend has no option {next(iter(unknown))!r}")
+        if synchronous not in ("FULL", "NORMAL"):
+            raise ConfigurationError(
+                f"synchronous must be 'FULL' or 'NORMAL', not {synchronous!r}",
+                key="DELAYQ_SQLITE_SYNCHRONOUS",
+            )
+        path = path_of(url)
+        self._url = f"sqlite:///{path}"
+        self._clock = clock
+        self._store = Store(path, synchronous=synchronous == "FULL", boot=boot_id())
+        self._signs = SignsOfLife(f"{path}.live")
+        self._turns = Turns()
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    # --- jobs ----------------------------------------------------------------------------------------
+
+    def enqueue(
+        self,
+        jobs: Sequence[NewJob],
+        *,
+        now: float,
+        timeout: float,
+        max_pending: int | None = None,
+        claim_for: ClaimFor | None = None,
+    ) -> list[Enqueued]:
+        lease_until = self._clock.monotonic() + claim_for.lease if claim_for else 0.0
+        try:
+            return self._store.write(
+                lambda sql: enqueueing.enqueue(
+                    sql,
+                    jobs,
+                    now=now,
+                    max_pending=max_pending,
+                    claim_for=claim_for,
+                    lease_until=lease_until,
+                ),
+                full=True,
+                timeout=timeout,
+                doubts=True,
+            )
+        except CommitUnknown:
+            raise EnqueueUncertainError([job.id for job in jobs]) from None
+
+    def claim(
+        self,
+        queues: Sequence[str] | None,
+        *,
+        now: float,
+        limit: int,
+        owner: str,
+        lease: float,
+        strict: bool = False,
+    ) -> list[Claim]:
+        if limit <= 0:
+            return []
+        lease_until = self._clock.monotonic() + lease
+        return self._store.write(
+            lambda sql: claims.claim(
+                sql,
+                queues,
+                now=now,
+                limit=limit,
+                owner=owner,
+                lease_until=lease_until,
+                turns=self._turns,
+                strict=strict,
+            )
+        )
+
+    def record(self, outcomes: Sequence[Outcome], *, now: float) -> list[bool]:
+        full = any(outcome.verb in DURABLE for outcome in outcomes)
+        try:
+            return self._store.write(lambda sql: record(sql, outcomes), full=full)
+        except VALUE_ERRORS:
+            return self._store.write(lambda sql: record_one_by_one(sql, outcomes), full=full)
+
+    def renew(self, owner: str, held: Collection[Claim], *, lease: float) -> Renewal:
+        return self._store.write(
+            lambda sql: claims.renew(
+                sql, owner, held, clock=self._clock.monotonic(), lease=lease, now=self._clock.now()
+            )
+        )
+
+    def rescue(self, *, now: float, max_rescues: int, limit: int = 100) -> list[Rescue]:
+        # Looked up before the write lock is taken: a dead owner does not come to life again.
+        dead = [owner for owner in self._store.read(processes.marked_owners) if not self._lives(owner)]
+        names, clock = json.dumps(dead), self._clock.monotonic()
+        lost = self._store.read(lambda sql: rescues.lost(sql, clock=clock, dead=names, limit=1))
+        if not lost and not dead:
+            return []
+        rescued = self._store.write(
+            lambda sql: rescues.rescue(
+                sql, now=now, clock=clock, dead=names, max_rescues=max_rescues, limit=limit
+            ),
+            full=True,
+        )
+        for owner in self._store.write(lambda sql: rescues.drop_processes(sql, dead)):
+            self._signs.remove(owner)
+        return rescued
+
+    def _lives(self, owner: str) -> bool:
+        # A file that is gone (a cleaner was there) proves nothing: the lease decides then.
+        return self._signs.alive(owner) is not False
+
+    def next_due(self, queues: Sequence[str] | None) -> float | None:
+        return self._store.read(lambda sql: claims.next_due(sql, queues))
+
+    def upcoming(
+        self, queues: Sequence[str] | None, *, after: float, until: float, limit: int
+    ) -> list[tuple[float, str]]:
+        return self._store.read(
+            lambda sql: claims.upcoming(sql, queues, after=after, until=until, limit=limit)
+        )
+
+    def progress(self, claim: Claim, data: bytes) -> bool:
+        return self._store.write(lambda sql: set_progress(sql, claim, data))
+
+    def cancel_requested(self, claim: Claim) -> bool:
+        return self._store.read(lambda sql: should_stop(sql, claim))
+
+    def prune(
+        self, *, finished_before: float, failed_before: float, keep: int | None, limit: int = 500
+    ) -> int:
+        ids = self._store.read(
+            lambda sql: changes.prunable(
+                sql, finished_before=finished_before, failed_before=failed_before, keep=keep, limit=limit
+            )
+        )
+        return self._store.write(lambda sql: changes.delete_finished(sql, ids)) if ids else 0
+
+    # --- processes -----------------------------------------------------------------------------------
+
+    def announce(self, process: ProcessRecord) -> None:
+        marked = self._signs.show(process.owner)
+        self._store.write(lambda sql: processes.announce(sql, process, marked=marked))
+
+    def withdraw(self, owner: str) -> None:
+        try:
+            self._store.write(lambda sql: processes.withdraw(sql, owner))
+        finally:
+            self._signs.end(owner)
+
+    def processes(self) -> list[ProcessRecord]:
+        return [
+            replace(process, alive=self._lives(process.owner) if marked else True)
+            for process, marked in self._store.read(processes.select)
+        ]
+
+    # --- care ----------------------------------------------------------------------------------------
+
+    def open_doorbell(self, owner: str) -> Doorbell | None:
+        return None
+
+    def health(self) -> Health:
+        try:
+            self._store.write(lambda sql: None, timeout=1.0)
+        except BackendUnavailableError as error:
+            return Health(ok=False, reason=str(error))
+        return Health(ok=True)
+
+    def close(self) -> None:
+        with suppress(BackendUnavailableError):
+            self._store.close()
+
+    # --- what a person asks and does -----------------------------------------------------------------
+
+    def get(self, job_id: str) -> JobRecord | None:
+        return self._store.read(lambda sql: inspection.get(sql, job_id))
+
+    def list(self, query: JobQuery, *, now: float) -> list[JobRecord]:
+        return self._store.read(lambda sql: inspection.select(sql, query, now))
+
+    def counts(self, *, now: float) -> dict[str, int]:
+        return self._store.read(lambda sql: inspection.counts(sql, now))
+
+    def queues(self, *, now: float) -> list[QueueInfo]:  # type: ignore[valid-type]
+        return self._store.read(lambda sql: inspection.queues(sql, now))
+
+    def cancel(self, job_id: str, *, now: float, reason: str = "") -> Stored | None:
+        return self._store.write(
+            lambda sql: changes.cancel(sql, job_id, now=now, reason=reason), full=True
+        )
+
+    def revive(self, job_id: str, *, run_at: float) -> Stored | None:
+        return self._store.write(lambda sql: changes.revive(sql, job_id, run_at=run_at), full=True)
+
+    def pause(self, queue: str) -> None:
+        self._store.write(lambda sql: changes.set_paused(sql, queue, True), full=True)
+
+    def resume(self, queue: str) -> None:
+        self._store.write(lambda sql: changes.set_paused(sql, queue, False), full=True)
+
+    def purge(self, queue: str, *, now: float, limit: int = 1000) -> int:
+        return self._store.write(lambda sql: changes.purge(sql, queue, now=now, limit=limit), full=True)
+
+    # --- schedules -----------------------------------------------------------------------------------
+
+    def put_schedule(self, schedule: ScheduleRecord, *, replace: bool = True) -> ScheduleRecord:
+        return self._store.write(lambda sql: schedules.put(sql, schedule, replace=replace), full=True)
+
+    def schedules(self) -> list[ScheduleRecord]:  # type: ignore[valid-type]
+        return self._store.read(schedules.select)
+
+    def remove_schedule(self, name: str) -> bool:
+        return bool(
+            self._store.write(
+                lambda sql: sql.run("DELETE FROM schedule WHERE name = ?", (name,)), full=True
+            )
+        )
+
+    def pause_schedule(self, name: str, paused: bool, *, next_due: float | None = None) -> bool:
+        return self._store.write(lambda sql: schedules.pause(sql, name, paused, next_due), full=True)
+
+    def next_occurrence(self) -> float | None:
+        return self._store.read(schedules.next_occurrence)
+
+    def fire(self, schedule: ScheduleRecord, job: NewJob | None, *, next_due: float) -> Enqueued | None:
+        return self._store.write(
+            lambda sql: schedules.fire(sql, schedule, job, next_due=next_due, now=self._clock.now()),
+            full=True,
+        )

@@ -1,0 +1,148 @@
+"""Storing new jobs, and claiming some of them in the same step.
+Must not know transactions, threads or files: it runs inside a write transaction."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from ...errors import JobConflictError, QueueFullError
+from ...job import Claim, ClaimFor, Enqueued, NewJob
+from ..order import Turns
+from .claims import LEVELS
+from .connection import Bindings, Sql
+
+_INSERT_JOB = """
+INSERT INTO job (id, task, queue, priority, state, run_at, enqueued_at, max_attempts, fail_on_crash,
+                 schedule, claim_no, owner, lease_until, started_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_INSERT_BODY = "INSERT INTO body (id, payload) VALUES (?, ?)"
+_INSERT_QUEUE = "INSERT OR IGNORE INTO queue (name) VALUES (?)"
+
+_KNOWN = "SELECT id, task, payload FROM job JOIN body USING (id) WHERE id = ?"
+_KNOWN_OF_MANY = """
+SELECT job.id, task, payload
+FROM json_each(?) JOIN job ON job.id = value JOIN body ON body.id = value"""
+
+_COUNT_WAITING = "SELECT count(*) FROM (SELECT 1 FROM job WHERE state = 0 AND queue = ? LIMIT ?)"
+
+_PAUSED_OR_BUSY = "SELECT EXISTS (SELECT 1 FROM queue WHERE name = ?1 AND paused = 1)" + "".join(
+    f" OR EXISTS (SELECT 1 FROM job WHERE state = 0 AND queue = ?1 AND priority = {level}"
+    " AND run_at <= ?2)"
+    for level in LEVELS
+)
+
+
+def enqueue(
+    sql: Sql,
+    jobs: Sequence[NewJob],
+    *,
+    now: float,
+    max_pending: int | None = None,
+    claim_for: ClaimFor | None = None,
+    lease_until: float = 0.0,
+) -> list[Enqueued]:
+    """Insert the jobs that are not known yet; see ``Backend.enqueue``.
+
+    Everything that can be refused is refused before the first row is written.
+    """
+    fresh = _not_known(sql, jobs)
+    owner = claim_for.owner if claim_for else ""
+    chosen = _choose(sql, fresh, now, claim_for.slots) if claim_for else frozenset()
+    if max_pending is not None:
+        _check_room(sql, [job for job in fresh.values() if job.id not in chosen], max_pending)
+    for queue in {job.queue for job in fresh.values()} - sql.queues:
+        sql.run(_INSERT_QUEUE, (queue,))
+        sql.queues.add(queue)
+    sql.run_many(
+        _INSERT_JOB,
+        [
+            _as_running(job, owner, lease_until, now) if job.id in chosen else _as_waiting(job)
+            for job in fresh.values()
+        ],
+    )
+    sql.run_many(_INSERT_BODY, [(job.id, job.payload) for job in fresh.values()])
+    answers = []
+    for job in jobs:
+        created = fresh.pop(job.id, None) is not None
+        claim = _claim_of(job, owner) if created and job.id in chosen else None
+        answers.append(Enqueued(job.id, created, claim))
+    return answers
+
+
+def _not_known(sql: Sql, jobs: Sequence[NewJob]) -> dict[str, NewJob]:
+    """The jobs to insert, by id.
+
+    :raises JobConflictError: an id is taken by something else.
+    """
+    if len(jobs) == 1:
+        rows = sql.rows(_KNOWN, (jobs[0].id,))
+        if not rows:
+            return {jobs[0].id: jobs[0]}
+    else:
+        rows = sql.rows(_KNOWN_OF_MANY, (json.dumps([job.id for job in jobs]),))
+    known = {job_id: (task, payload) for job_id, task, payload in rows}
+    fresh = {}
+    for job in jobs:
+        content = (job.task, bytes(job.payload))
+        if known.setdefault(job.id, content) != content:
+            raise JobConflictError(job.id)
+        if known[job.id] is content:
+            fresh[job.id] = job
+    return fresh
+
+
+def _choose(sql: Sql, fresh: dict[str, NewJob], now: float, slots: int) -> frozenset[str]:
+    """Which of the new jobs are claimed at once: those that nothing older waits before."""
+    due: dict[str, list[list[tuple[float, str]]]] = {}
+    for job in fresh.values():
+        if job.run_at <= now:
+            levels = due.setdefault(job.queue, [[] for _ in LEVELS])
+            levels[job.priority].append((job.run_at, job.id))
+    free = {
+        queue: levels for queue, levels in due.items() if not sql.value(_PAUSED_OR_BUSY, (queue, now))
+    }
+    if len(fresh) == 1:
+        return frozenset(fresh) if free and slots > 0 else frozenset()
+    for levels in free.values():
+        for level in levels:
+            level.sort()
+    # Order of its own: what is handed out here is new, so no queue's turn is due to an older job.
+    return frozenset(row[1] for row in Turns().choose(free, slots, strict=False))
+
+
+def _check_room(sql: Sql, waiting: list[NewJob], limit: int) -> None:
+    for queue, more in Counter(job.queue for job in waiting).items():
+        if sql.value(_COUNT_WAITING, (queue, limit + 1)) + more > limit:
+            raise QueueFullError(queue, limit)
+
+
+def _as_waiting(job: NewJob) -> Bindings:
+    return (
+        *(job.id, job.task, job.queue, job.priority, 0, job.run_at, job.enqueued_at),
+        *(job.max_attempts, job.fail_on_crash, job.schedule, 0, None, None, None),
+    )
+
+
+def _as_running(job: NewJob, owner: str, lease_until: float, now: float) -> Bindings:
+    return (
+        *(job.id, job.task, job.queue, job.priority, 1, job.run_at, job.enqueued_at),
+        *(job.max_attempts, job.fail_on_crash, job.schedule, 1, owner, lease_until, now),
+    )
+
+
+def _claim_of(job: NewJob, owner: str) -> Claim:
+    return Claim(
+        id=job.id,
+        task=job.task,
+        queue=job.queue,
+        payload=job.payload,
+        owner=owner,
+        claim_no=1,
+        attempt=1,
+        run_at=job.run_at,
+        max_attempts=job.max_attempts,
+        enqueued_at=job.enqueued_at,
+        priority=job.priority,
+    )

@@ -1,0 +1,304 @@
+"""Group commit: many threads, one write connection, one transaction for all who wait.
+Must not know what the operations do; only that each may be run again after a rollback.
+
+A thread that finds nobody writing leads: it begins a transaction, runs its own operation and those of
+the threads that wait by then, commits once, answers them, and hands the lead to the first who came
+later. A lone thread never waits for another one; eight share one flush to the disk.
+
+    in line ------ taken into the leader's group -----> in the group ---- committed ----> DONE
+       |   ^-------- rolled back, not its fault -------------/
+       `----- first in line when a leader leaves ------> LEADING -------------------------> DONE
+
+An exception may be thrown into a thread between any two calls (KeyboardInterrupt, a time limit). So the
+lead is handed on in two nested ``finally``, each repeatable from any point; whether the transaction was
+committed is read from the connection and the stage, never from having passed a line; and what must
+change together stands in one ``with self._mutex`` with no call in between: CPython delivers such
+exceptions after calls and at the end of loops only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, TypeVar, cast
+
+import apsw
+
+from ...errors import BackendUnavailableError
+from .connection import Sql, machine_time
+from .trouble import OPERATION_ERRORS, CommitUnknown, leaves_doubt, needs_reopening
+
+T = TypeVar("T")
+
+GROUP_LIMIT = 64
+"""Operations in one transaction at most: the last one in line shall not wait for hundreds."""
+
+_LONGEST_WAIT = 3600.0  # what a lock's timeout certainly takes
+
+
+class _State(Enum):
+    WAITING = auto()  # in line, or in the leader's group
+    LEADING = auto()
+    DONE = auto()
+
+
+class _Stage(Enum):
+    """How far the leader's transaction has come; it can only be committed in COMMITTING."""
+
+    OPEN = auto()
+    COMMITTING = auto()
+    REFUSED = auto()
+
+
+class _Request:
+    """One caller's operation and what became of it."""
+
+    __slots__ = ("deadline", "doubts", "error", "full", "operation", "result", "state", "thread", "wake")
+
+    def __init__(
+        self, operation: Callable[[Sql], Any] | None, *, full: bool, doubts: bool, deadline: float
+    ) -> None:
+        self.operation = operation
+        self.full = full
+        self.doubts = doubts
+        self.deadline = deadline
+        self.thread = threading.get_ident()
+        self.state = _State.WAITING
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class Writer:
+    """The write side of one store in this process.
+
+    :param connect: called by the leader before each transaction with its deadline; returns the write
+        connection, opened and checked.
+    :param confirm: called after a commit that must last; raises if the file is not the store any more.
+    :param discard: called with an error after which the connection should not be used again.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[float], Sql],
+        *,
+        confirm: Callable[[], None],
+        discard: Callable[[BaseException], None],
+    ) -> None:
+        self._connect = connect
+        self._confirm = confirm
+        self._discard = discard
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew in a forked child, where the other threads and their requests do not exist."""
+        # Reentrant: a signal handler may run in the middle and must be refused, not stand still.
+        self._mutex = threading.RLock()
+        self._leader: int | None = None
+        self._waiting: list[_Request] = []
+        self._group: list[_Request] = []
+        self._stage = _Stage.OPEN
+        self._sql: Sql | None = None
+
+    def submit(
+        self, operation: Callable[[Sql], T], *, full: bool, deadline: float, doubts: bool = False
+    ) -> T:
+        """Run ``operation`` inside a write transaction and return its result once that is committed.
+
+        What it raises is raised here and leaves nothing behind of it; the others of its group are not
+        touched. It may be run more than once, the last time counts.
+
+        :param full: the commit must survive a power cut.
+        :param deadline: on the machine's monotonic clock; one not begun by then is withdrawn.
+        :param doubts: rather raise CommitUnknown at the deadline than wait for a commit under way.
+        :raises BackendUnavailableError: reason ``"locked"``: the deadline passed, nothing was done.
+        :raises CommitUnknown: whether it is stored cannot be told.
+        """
+        request = _Request(operation, full=full, doubts=doubts, deadline=deadline)
+        try:
+            try:
+                self._stand_in_line(request)
+                if request.state is _State.LEADING:
+                    self._lead(request)
+            finally:
+                self._leave(request)
+        finally:
+            self._leave(request)
+        if request.error is not None:
+            raise request.error
+        return cast(T, request.result)
+
+    # --- the lead without a transaction: opening, closing, forking ----------------------------------
+
+    def seize(self, deadline: float) -> object | None:
+        """Take the lead and keep it: nobody writes until :meth:`release`. ``None`` if not in time."""
+        request = _Request(None, full=False, doubts=False, deadline=deadline)
+        kept = False
+        try:
+            self._stand_in_line(request)
+            kept = request.state is _State.LEADING
+        except BackendUnavailableError:
+            return None
+        finally:
+            if not kept:
+                self._leave(request)
+        return request
+
+    def release(self, seized: object) -> None:
+        """Hand on what :meth:`seize` returned."""
+        self._leave(cast(_Request, seized))
+
+    # --- waiting --------------------------------------------------------------------------------------
+
+    def _stand_in_line(self, request: _Request) -> None:
+        """Return once the request leads or is done; raise at its deadline."""
+        with self._mutex:
+            if self._leader is None:
+                self._leader = request.thread
+                request.state = _State.LEADING
+                return
+            if self._leader == request.thread:
+                request.state = _State.DONE
+                raise BackendUnavailableError(
+                    "the store was used inside one of its own writes, perhaps by a signal handler",
+                    reason="locked",
+                )
+            self._waiting.append(request)
+        while True:
+            left = request.deadline - machine_time()
+            if request.wake.acquire(timeout=max(0.0, min(left, _LONGEST_WAIT))):
+                return
+            if left > _LONGEST_WAIT:
+                continue
+            with self._mutex:
+                if request in self._waiting:
+                    raise BackendUnavailableError(
+                        "the store was busy until the time was over; nothing was done", reason="locked"
+                    )
+                if request.state is _State.WAITING and request.doubts:
+                    raise CommitUnknown
+            # Woken in this moment, or in a transaction that ends one way or the other.
+            request.deadline = machine_time() + _LONGEST_WAIT
+
+    def _leave(self, request: _Request) -> None:
+        """Withdraw the request, or end its lead and promote the next. May be called again."""
+        if request.state is _State.LEADING:
+            self._settle()
+        with self._mutex:
+            if request.state is _State.WAITING:
+                request.state = _State.DONE  # also in a group: nobody is there to be answered
+                self._waiting = [other for other in self._waiting if other is not request]
+            elif request.state is _State.LEADING:
+                if not self._waiting:
+                    request.state = _State.DONE
+                    self._leader = None
+                    return
+                heir = self._waiting[0]
+                request.state = _State.DONE
+                del self._waiting[0]
+                heir.state = _State.LEADING
+                self._leader = heir.thread
+                heir.wake.release()
+
+    # --- leading --------------------------------------------------------------------------------------
+
+    def _lead(self, leader: _Request) -> None:
+        """Run the leader's operation with those that wait, in one transaction."""
+        # The mode cannot be changed inside a transaction, so it is chosen by who waits before.
+        full = leader.full or any(request.full for request in list(self._waiting))
+        try:
+            sql = self._sql = self._connect(leader.deadline)
+            sql.deadline = leader.deadline
+            sql.synchronous(full)
+            sql.rows("BEGIN IMMEDIATE")
+            self._gather(leader, full)
+            while self._run_group(sql):
+                sql.roll_back()
+                sql.rows("BEGIN IMMEDIATE")
+            self._commit(sql, full)
+        except apsw.Error as error:
+            if leader.error is None:
+                leader.error = error
+            self._roll_back()
+            if needs_reopening(error):
+                self._drop(error)
+
+    def _gather(self, leader: _Request, full: bool) -> None:
+        """Take those who wait into the group, after the lock was got: until then they may withdraw."""
+        with self._mutex:
+            fit = [r for r in self._waiting if r.operation is not None and (full or not r.full)]
+            fit = fit[: GROUP_LIMIT - 1]
+            late = [r for r in self._waiting if r not in fit] if fit else self._waiting
+            group = [leader, *fit]
+            self._group = group
+            self._waiting = late
+
+    def _run_group(self, sql: Sql) -> bool:
+        """Run every member not answered yet; whether one failed half way, so that all must go back."""
+        for request in self._group:
+            if request.error is not None or request.operation is None:
+                continue
+            changes = sql.connection.total_changes()
+            try:
+                request.result = request.operation(sql)
+            except OPERATION_ERRORS as error:
+                request.error = error
+                if isinstance(error, apsw.Error) and needs_reopening(error):
+                    self._spread(error)
+                    raise
+                if not sql.connection.in_transaction or sql.connection.total_changes() != changes:
+                    return True
+        return False
+
+    def _commit(self, sql: Sql, full: bool) -> None:
+        self._stage = _Stage.COMMITTING
+        try:
+            sql.run("COMMIT")
+        except apsw.Error as error:
+            self._stage = _Stage.REFUSED
+            self._spread(CommitUnknown() if leaves_doubt(error) else error)
+            raise
+        if full:
+            try:
+                self._confirm()
+            except BackendUnavailableError as error:
+                self._stage = _Stage.REFUSED
+                self._spread(CommitUnknown())
+                self._drop(error)
+
+    def _spread(self, error: BaseException) -> None:
+        for request in self._group:
+            if request.error is None:
+                request.error = error
+
+    def _drop(self, error: BaseException) -> None:
+        self._sql = None
+        self._discard(error)
+
+    def _roll_back(self) -> None:
+        if self._sql is not None:
+            try:
+                self._sql.roll_back()
+            except apsw.Error as error:
+                self._drop(error)
+
+    def _settle(self) -> None:
+        """Close the transaction wherever it stands, and answer the group or give it back."""
+        sql = self._sql
+        if sql is not None and sql.connection.in_transaction:
+            self._stage = _Stage.OPEN
+            self._roll_back()
+        with self._mutex:
+            committed = self._stage is _Stage.COMMITTING
+            for request in self._group:
+                if request.state is _State.WAITING and (committed or request.error is not None):
+                    request.state = _State.DONE
+                    request.wake.release()
+            back = [request for request in self._group if request.state is _State.WAITING]
+            waiting = back + self._waiting
+            self._waiting = waiting
+            self._group = []
+            self._stage = _Stage.OPEN
+            self._sql = None
