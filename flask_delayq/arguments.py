@@ -3,9 +3,12 @@ Knows functions and bytes; knows no job and no queue."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime, time
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -33,15 +36,15 @@ class Arguments:
     def __init__(self, function: Callable[..., Any], task: str) -> None:
         self.task = task
         self.signature = inspect.signature(function)
-        hints = _hints(function, task)
         parameters = list(self.signature.parameters.values())
         # Only plain parameters can be bound by the Struct's own constructor.
         self._simple = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
         fields: list[Any] = []
         self._free: list[str] = []  # names without a full annotation: checked more closely
+        self._holders = _place_holders(parameters)
         for parameter in parameters:
-            hint = _field_type(parameter, hints.get(parameter.name, Any), task)
-            if _is_free(hint):
+            hint, is_free = _field_type(function, parameter, task)
+            if is_free:
                 self._free.append(parameter.name)
             if parameter.default is parameter.empty and parameter.kind in _SINGLE:
                 fields.append((parameter.name, hint))
@@ -62,16 +65,17 @@ class Arguments:
         :returns: the payload, and the arguments as they will arrive: a copy of their own, so that
             changing the originals later changes nothing.
         :raises TypeError: the call does not fit the function, as a plain call would say it.
-        :raises ArgumentError: a value would not arrive as it is; names its path.
+        :raises ArgumentError: a value would not arrive as it is; names its path. A value whose type
+            differs from its annotation may pass if it equals what arrives (``1`` for ``1.0``).
         """
         call = self._bind(args, kwargs)
         try:
             payload = encode(call)
             arrived = self._decode(payload)
-        except UNENCODABLE as error:
+        except Exception as error:  # foreign code runs in here: __post_init__
             raise self._explain(call, error) from None
-        if arrived != call or (self._free and not self._same_types(call, arrived)):
-            self._refuse_changed(call, arrived)
+        if changed := self._changed(call, arrived):
+            raise ArgumentError(self.task, *changed)
         return payload, arrived
 
     def decode(self, payload: bytes) -> Struct:
@@ -81,11 +85,11 @@ class Arguments:
         """
         try:
             return self._decode(payload)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            text = str(error)
-            reason, _, path = text.partition(" - at `$")
-            where = path.rstrip("`").lstrip(".") or "(all)"
-            raise ArgumentError(self.task, where, f"stored value does not fit: {reason}") from None
+        except Exception as error:  # foreign code runs in here: __post_init__
+            reason, path = _said(error)
+            raise ArgumentError(
+                self.task, path.lstrip(".") or "(all)", f"the value does not fit: {reason}"
+            ) from None
 
     def from_json(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[bytes, Struct]:
         """Encode a call whose arguments are plain JSON values, as HTTP and the command line give them
@@ -122,6 +126,8 @@ class Arguments:
                 kwargs.update(value or {})
             elif parameter.kind is parameter.VAR_POSITIONAL:
                 args.extend(value or ())
+            elif value is UNSET and parameter.name in self._holders:
+                args.append(parameter.default)  # what follows cannot be given by name
             elif value is UNSET:
                 by_position = False
             elif by_position and parameter.kind is not parameter.KEYWORD_ONLY:
@@ -148,32 +154,41 @@ class Arguments:
                 bound[parameter.name] = list(bound[parameter.name])
         return bound
 
-    def _same_types(self, sent: Struct, arrived: Struct) -> bool:
-        for name in self._free:
-            value = getattr(sent, name)
-            if type(value) not in _PLAIN and not _alike(value, getattr(arrived, name)):
-                return False
-        return True
+    def _changed(self, call: Struct, arrived: Struct) -> tuple[str, str] | None:
+        """The first part that would arrive changed: its path and how."""
+        equal = _equal(call, arrived)
+        for name in self._free if equal else call.__struct_fields__:
+            sent, got = getattr(call, name), getattr(arrived, name)
+            try:
+                if equal and _plainly_alike(sent, got):
+                    continue
+                found = _difference(sent, got, name in self._free)
+            except RecursionError:
+                return name, "nested too deeply"
+            if found:
+                return name + found[0], found[1]
+        return None
 
-    def _explain(self, call: Struct, error: BaseException) -> ArgumentError:
+    def _explain(self, call: Struct, error: Exception) -> ArgumentError:
+        """Find out which argument the encoder or decoder stumbled over."""
+        reason, path = _said(error)
         for name in call.__struct_fields__:
             value = getattr(call, name)
-            if value is not UNSET and (found := _unencodable(value, name)):
+            if value is UNSET:
+                continue
+            if found := _unencodable(value, name):
                 return ArgumentError(self.task, *found)
-        reason, _, path = str(error).partition(" - at `$")
-        return ArgumentError(self.task, path.rstrip("`").lstrip(".") or "(all)", reason)
+            if not path and not self._decodes_alone(name, value):
+                path = name
+        return ArgumentError(self.task, path.lstrip(".") or "(all)", reason)
 
-    def _refuse_changed(self, call: Struct, arrived: Struct) -> None:
-        for name in call.__struct_fields__:
-            sent, got = getattr(call, name), getattr(arrived, name)
-            found = _difference(sent, got, name)
-            if found is None:
-                continue
-            # Objects that compare by identity never equal their copy; the same type and the same
-            # bytes are then the best proof there is.
-            if type(sent) is type(got) and name not in self._free and encode(sent) == encode(got):
-                continue
-            raise ArgumentError(self.task, *found)
+    def _decodes_alone(self, name: str, value: Any) -> bool:
+        hint = self._struct.__annotations__[name]
+        try:
+            msgspec.json.decode(encode(value), type=hint)
+        except Exception:  # foreign code again, and known to fail
+            return False
+        return True
 
 
 _SINGLE = frozenset(
@@ -186,57 +201,93 @@ _SINGLE = frozenset(
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 
 
-def _hints(function: Callable[..., Any], task: str) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError, AttributeError, SyntaxError) as error:
+def _place_holders(parameters: list[inspect.Parameter]) -> frozenset[str]:
+    """The parameters before the last one that takes values by position alone."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+    last = max((i for i, p in enumerate(parameters) if p.kind in kinds), default=0)
+    return frozenset(parameter.name for parameter in parameters[:last])
+
+
+def _field_type(
+    function: Callable[..., Any], parameter: inspect.Parameter, task: str
+) -> tuple[Any, bool]:
+    """The type of a parameter's field, and whether parts of it have no type of their own."""
+    if parameter.name.startswith("__"):
         raise ConfigurationError(
-            f"task {task!r}: an annotation cannot be resolved: {error}; "
-            f"names used in annotations of a task must exist at run time"
-        ) from error
-
-
-def _field_type(parameter: inspect.Parameter, hint: Any, task: str) -> Any:
+            f"task {task!r}: a parameter cannot be called {parameter.name!r}, with two underscores"
+        )
+    hint: Any = _annotation(function, parameter, task)
+    if hint is object:
+        hint = Any
     if parameter.kind is parameter.VAR_POSITIONAL:
         hint = list[hint]
     elif parameter.kind is parameter.VAR_KEYWORD:
         hint = dict[str, hint]
     try:
         msgspec.json.Decoder(hint)
-        kinds = _custom_types(msgspec.inspect.type_info(hint))
+        info = msgspec.inspect.type_info(hint)
     except (TypeError, NameError) as error:
-        kinds = [str(error)]
-    if kinds:
         raise ConfigurationError(
-            f"task {task!r}, parameter {parameter.name!r}: JSON cannot restore {kinds[0]}; "
-            f"pass an id or plain data instead"
-        )
-    return hint
+            f"task {task!r}, parameter {parameter.name!r}: this annotation cannot be used: {error}"
+        ) from None
+    parts = list(_parts_of_type(info, set()))
+    for part in parts:
+        if isinstance(part, msgspec.inspect.CustomType) and part.cls is not object:
+            raise ConfigurationError(
+                f"task {task!r}, parameter {parameter.name!r}: JSON cannot restore "
+                f"{getattr(part.cls, '__qualname__', part.cls)}; pass an id or plain data instead"
+            )
+    # A time may lose its zone and still be equal, so times are looked at as closely.
+    return hint, any(isinstance(part, _UNTYPED) for part in parts)
 
 
-def _custom_types(info: Any, seen: frozenset[int] = frozenset()) -> list[str]:
-    """Names of the types inside a type that need a hook, which we do not have."""
-    if isinstance(info, msgspec.inspect.CustomType):
-        return [getattr(info.cls, "__qualname__", str(info.cls))]
-    if not isinstance(info, (Struct, tuple, list)) or id(info) in seen:
-        return []
-    inside = msgspec.structs.astuple(info) if isinstance(info, Struct) else info
-    return [name for part in inside for name in _custom_types(part, seen | {id(info)})]
+_UNTYPED = (msgspec.inspect.AnyType, msgspec.inspect.CustomType, msgspec.inspect.TimeType)
 
 
-def _is_free(hint: Any) -> bool:
-    return hint is Any or Any in typing.get_args(hint) or hint in (list, dict, tuple, object)
+def _annotation(function: Callable[..., Any], parameter: inspect.Parameter, task: str) -> Any:
+    """Resolve one annotation alone: that of the result may be for type checkers only."""
+    if parameter.annotation is parameter.empty:
+        return Any
+
+    def bearer() -> None: ...
+
+    bearer.__annotations__ = {parameter.name: parameter.annotation}
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    try:
+        return typing.get_type_hints(bearer, names, include_extras=True)[parameter.name]
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
+        raise ConfigurationError(
+            f"task {task!r}, parameter {parameter.name!r}: its annotation cannot be resolved: "
+            f"{error}; names used there must exist at run time"
+        ) from error
 
 
-def _alike(sent: Any, got: Any) -> bool:
-    """Equal in value is not enough where nothing is annotated: types must agree as well."""
-    if type(sent) is not type(got):
+def _parts_of_type(info: Any, seen: set[int]) -> Iterator[Any]:
+    """A description of a type and of all types inside it, each once."""
+    if isinstance(info, (tuple, list)):
+        for part in info:
+            yield from _parts_of_type(part, seen)
+    elif isinstance(info, Struct) and id(info) not in seen:
+        seen.add(id(info))
+        yield info
+        yield from _parts_of_type(msgspec.structs.astuple(info), seen)
+
+
+def _said(error: BaseException) -> tuple[str, str]:
+    """What a decoder's error says: the reason, and the path below the payload (``.x[0]``)."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply", ""
+    if not isinstance(error, UNENCODABLE):
+        return f"restoring it raised {type(error).__name__}", ""
+    reason, _, path = str(error).partition(" - at `$")
+    return reason, path.rstrip("`")
+
+
+def _equal(sent: Any, got: Any) -> bool:
+    try:
+        return bool(sent == got)
+    except Exception:  # foreign __eq__; also Decimal("sNaN") and what is nested too deeply
         return False
-    if isinstance(sent, dict):
-        return all(key in got and _alike(value, got[key]) for key, value in sent.items())
-    if isinstance(sent, (list, tuple)):
-        return all(_alike(a, b) for a, b in zip(sent, got, strict=True))
-    return True
 
 
 def _unencodable(value: Any, path: str, depth: int = 0) -> tuple[str, str] | None:
@@ -244,38 +295,94 @@ def _unencodable(value: Any, path: str, depth: int = 0) -> tuple[str, str] | Non
     try:
         encode(value)
     except UNENCODABLE as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        reason = _said(error)[0]
     else:
         return None
     if depth < 20:
-        for label, part in _parts(value):
-            if found := _unencodable(part, path + label, depth + 1):
+        for key, part in (_parts(value) or {}).items():
+            if found := _unencodable(part, path + _label(value, key), depth + 1):
                 return found
     return path, reason
 
 
-def _difference(sent: Any, got: Any, path: str) -> tuple[str, str] | None:
-    """The innermost part that would arrive changed: its path and how."""
-    if type(sent) is type(got):
-        ours, theirs = dict(_parts(sent)), dict(_parts(got))
-        for label, part in ours.items():
-            if label in theirs and (found := _difference(part, theirs[label], path + label)):
-                return found
-        if sent == got and _alike(sent, got):
+def _plainly_alike(sent: Any, got: Any) -> bool:
+    """A quick yes for the usual case, equal values that are plain JSON data; else not known."""
+    kind = type(sent)
+    if kind is not type(got):
+        return False
+    if kind is dict:
+        return all(type(key) is str and _plainly_alike(part, got[key]) for key, part in sent.items())
+    if kind is list or kind is tuple:
+        return all(map(_plainly_alike, sent, got))
+    return kind in _PLAIN
+
+
+def _difference(sent: Any, got: Any, strict: bool) -> tuple[str, str] | None:
+    """The innermost part that would arrive changed: its path below this one, and how.
+
+    :param strict: a part that is equal must be of the same type as well, as no annotation says which.
+    """
+    if type(sent) is not type(got):
+        plain = type(sent) in _PLAIN and type(got) in _PLAIN  # 1 for 1.0: where annotated so
+        if (plain or not strict) and _equal(sent, got):
             return None
-    elif sent == got and type(got) in _PLAIN and type(sent) in _PLAIN:
-        return None
-    if got is None:
-        return path, f"JSON has no such {type(sent).__name__}: it would arrive as null"
-    return path, (
-        f"would arrive as {type(got).__name__} instead of {type(sent).__name__}; "
-        f"annotate the parameter, or pass plain JSON data"
-    )
+        if got is None:
+            return "", f"JSON has no such {type(sent).__name__}: it would arrive as null"
+        return "", (
+            f"would arrive as {type(got).__name__} instead of {type(sent).__name__}; "
+            f"annotate the parameter with the type that it takes, or pass plain JSON data"
+        )
+    ours, theirs = _parts(sent), _parts(got)
+    if ours is None or theirs is None:
+        return None if _same_value(sent, got) else ("", "would arrive with another value")
+    if len(ours) != len(theirs) or any(key not in theirs for key in ours):
+        return "", "would arrive with other keys: JSON has text alone, and a type only those it names"
+    for key, part in ours.items():
+        if found := _difference(part, theirs[key], strict):
+            return _label(sent, key) + found[0], found[1]
+    if strict and isinstance(sent, dict):
+        twins = {key: key for key in got}
+        if any(type(twins[key]) is not type(key) for key in sent):
+            return "", "its keys would arrive as another type"
+    return None
 
 
-def _parts(value: Any) -> list[tuple[str, Any]]:
+def _same_value(sent: Any, got: Any) -> bool:
+    """Whether two values of one type, neither made of parts, are the same."""
+    if isinstance(sent, (datetime, time)):
+        # Not `==`: it is never true for a repeated hour, and hides a zone that went missing.
+        return (
+            (sent.tzinfo is None) == (got.tzinfo is None)
+            and sent.utcoffset() == got.utcoffset()
+            and sent.replace(tzinfo=None) == got.replace(tzinfo=None)
+        )
+    # A NaN that arrives as NaN is the same, though it equals nothing.
+    return _equal(sent, got) or (isinstance(sent, Decimal) and str(sent) == str(got))
+
+
+def _parts(value: Any) -> dict[Any, Any] | None:
+    """What a value is made of, by key, index or field; ``None`` for one without parts."""
     if isinstance(value, dict):
-        return [(f"[{key!r}]", part) for key, part in value.items()]
+        return value
     if isinstance(value, (list, tuple)):
-        return [(f"[{index}]", part) for index, part in enumerate(value)]
-    return []
+        return dict(enumerate(value))
+    if isinstance(value, (set, frozenset)):
+        return {part: part for part in value}
+    if isinstance(value, type):
+        return None
+    if isinstance(value, Struct):
+        names = value.__struct_fields__
+    elif dataclasses.is_dataclass(value):
+        names = tuple(field.name for field in dataclasses.fields(value))
+    else:
+        names = tuple(field.name for field in getattr(value, "__attrs_attrs__", ()))
+        if not names:
+            return None
+    return {name: getattr(value, name, None) for name in names}
+
+
+def _label(value: Any, key: Any) -> str:
+    if not isinstance(value, (dict, list, tuple)):
+        return "" if isinstance(value, (set, frozenset)) else f".{key}"
+    text = repr(key)
+    return f"[{text}]" if len(text) <= 60 else f"[{text[:57]}...]"
