@@ -1,0 +1,122 @@
+"""The service as it is: a real server process, a real store, real webhooks, and ``kill -9``.
+
+These tests must not know how jobs are stored or run."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from example_app.tests.receiver import Receiver, receiving
+from example_app.tests.service import Service, serving
+from waiting import wait_until
+
+_log = logging.getLogger(__name__)  # figures: pytest --log-cli-level=INFO
+
+
+def test_reminders_arrive_when_they_are_due(service: Service, receiver: Receiver) -> None:
+    due = {}
+    for n in range(20):
+        reminder = service.remind(f"tea {n}", 3 + n / 20, receiver.url)
+        assert reminder["state"] == "scheduled"
+        due[reminder["id"]] = reminder["due"]
+    wait_until(lambda: len(receiver.deliveries) == 20, 15, "20 reminders arrived")
+    late = [delivery.at - due[delivery.key] for delivery in receiver.deliveries]
+    _log.info(
+        "reminders after 3 s: %.1f ms late (median), %.1f ms (worst), none early",
+        1000 * statistics.median(late),
+        1000 * max(late),
+    )
+    assert min(late) >= 0
+    assert max(late) < 0.5
+    assert {delivery.key for delivery in receiver.deliveries} == set(due)
+
+
+def test_a_webhook_that_is_down_gets_its_reminder_when_it_is_back(service: Service) -> None:
+    with receiving() as receiver:
+        url = receiver.url
+    reminder = service.remind("tea", 0, url)
+
+    def now() -> dict[str, object]:
+        return dict(service.ask("GET", f"/reminders/{reminder['id']}")[1])
+
+    wait_until(lambda: now()["state"] == "retrying", 10, "the first run failed")
+    assert "refused" in str(now()["error"])
+    with receiving(urlsplit(url).port or 0) as receiver:
+        receiver.status = 503
+        wait_until(lambda: receiver.deliveries, 10, "the next try reached it, and was turned away")
+        receiver.status = 204
+        wait_until(lambda: now()["state"] == "completed", 10, "the reminder was taken")
+        assert {delivery.key for delivery in receiver.deliveries} == {reminder["id"]}
+        assert len(receiver.deliveries) == 2
+        assert now()["attempt"] in (3, 4)  # a run may have fallen between the two receivers
+
+
+def test_a_killed_server_loses_no_reminder(tmp_path: Path, receiver: Receiver) -> None:
+    with serving(tmp_path) as service:
+        later = [service.remind(f"later {n}", 6, receiver.url) for n in range(50)]
+        sooner = [service.remind(f"sooner {n}", 3, receiver.url) for n in range(50)]
+        service.kill()
+    assert receiver.deliveries == []
+    due = {reminder["id"]: reminder["due"] for reminder in sooner + later}
+    # While nobody serves, the first half becomes due.
+    wait_until(lambda: time.time() > max(r["due"] for r in sooner), 10, "half of them are overdue")
+    with serving(tmp_path) as service:
+        wait_until(lambda: len(receiver.deliveries) >= 100, 30, "100 reminders arrived")
+        for job_id in due:
+            path = f"/reminders/{job_id}"
+            wait_until(lambda path=path: service.ask("GET", path)[1]["state"] == "completed", what=path)
+    assert sorted(delivery.key for delivery in receiver.deliveries) == sorted(due), "each of them once"
+    assert [d.body for d in receiver.deliveries if d.at < due[d.key]] == [], "none early"
+
+
+def test_an_unpaid_order_expires_and_a_paid_one_does_not(service: Service) -> None:
+    _, unpaid = service.ask("POST", "/orders", {"item": "bread", "seconds": 1})
+    _, paid = service.ask("POST", "/orders", {"item": "cake", "seconds": 1})
+    assert unpaid["state"] == paid["state"] == "unpaid"
+    assert unpaid["expiry_job"] == f"order-{unpaid['id']}-expire"
+    assert service.ask("POST", f"/orders/{paid['id']}/pay")[1]["state"] == "paid"
+
+    def state(order: int) -> str:
+        return str(service.ask("GET", f"/orders/{order}")[1]["state"])
+
+    wait_until(lambda: state(unpaid["id"]) == "expired", 10, "the unpaid order expired")
+    # Ordered a second later and expired: so the moment of the paid one has passed as well.
+    _, later = service.ask("POST", "/orders", {"item": "salt", "seconds": 0.5})
+    wait_until(lambda: state(later["id"]) == "expired", 10, "a later order expired")
+    assert state(paid["id"]) == "paid"
+    status, refusal = service.ask("POST", f"/orders/{unpaid['id']}/pay")
+    assert (status, refusal["error"]) == (409, f"order {unpaid['id']} cannot be paid: it is expired")
+
+
+def test_a_report_tells_how_far_it_is_and_ends(service: Service) -> None:
+    status, report = service.ask("POST", "/reports", {"rows": 20})
+    assert status == 202
+    seen = set()
+
+    def done() -> bool:
+        now = service.ask("GET", f"/reports/{report['id']}/progress")[1]
+        seen.add(now["done"])
+        return bool(now["state"] == "completed")
+
+    wait_until(done, 15, "the report is complete")
+    assert len(seen) > 5, "the bar moved"
+    assert max(seen) == 20
+    now = service.ask("GET", f"/reports/{report['id']}/progress")[1]
+    assert now["result"] == {"rows": 20, "orders": {}}
+
+
+def test_a_running_report_stops_when_it_is_cancelled(service: Service) -> None:
+    _, report = service.ask("POST", "/reports", {"rows": 5000})
+
+    def now() -> dict[str, object]:
+        return dict(service.ask("GET", f"/reports/{report['id']}/progress")[1])
+
+    wait_until(lambda: now()["done"], 10, "the report is under way")
+    asked = service.ask("POST", f"/reports/{report['id']}/cancel")[1]
+    assert (asked["state"], asked["stopping"]) == ("running", True)
+    wait_until(lambda: now()["state"] == "cancelled", 5, "the report stopped")
+    assert "of 5000 rows" in str(now()["error"])
