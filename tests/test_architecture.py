@@ -23,7 +23,7 @@ LAYERS = {
     WORDS: "errors clock ids job retry serializer signals config schedule options",
     STORAGE: "task arguments client handle running schedules backends backends.*",
     RUNTIME: "runtime runtime.*",
-    FLASK: "extension app_state background launch cli cli.* admin admin.* testing testing.* "
+    FLASK: "extension app_state background launch launch.* cli cli.* admin admin.* testing testing.* "
     "presenting producing redacting",
     DOOR: PACKAGE,
 }
@@ -40,6 +40,7 @@ OUTSIDE = {
     "blinker": "signals",
     "cronsim": "schedule",
     "msgspec": " ".join(LAYERS[layer] for layer in range(DOOR)),
+    **dict.fromkeys(("uwsgi", "uwsgidecorators"), "launch launch.*"),
     **dict.fromkeys(("flask", "werkzeug", "jinja2", "markupsafe", "click"), LAYERS[FLASK]),
 }
 
@@ -54,7 +55,7 @@ CLOCK_READS = {
 }
 CLOCK = "clock ids"  # an id must be new even while a test holds the time still
 THREAD_MAKERS = {"threading.Thread", "threading.Timer", "_thread.start_new_thread"}
-THREADS = "runtime.pool runtime.supervisor launch"
+THREADS = "runtime.pool runtime.supervisor launch launch.*"
 EXECUTORS = {"concurrent.futures.ThreadPoolExecutor", "concurrent.futures.ProcessPoolExecutor"}
 EXECUTOR = "background"
 IMPORTS_BY_NAME = {"importlib.import_module", "__import__"}
