@@ -8,7 +8,7 @@ import time
 from datetime import datetime, timedelta, timezone
 from typing import Protocol
 
-from .errors import DelayError
+from .errors import DelayError, shown
 
 MAX_DELAY = 10 * 366 * 86400.0
 """The longest delay accepted, in seconds (about ten years): beyond it lies a mistake in units."""
@@ -46,11 +46,11 @@ def to_seconds(delay: float | timedelta, *, what: str = "delay") -> float:
         except OverflowError:
             seconds = math.inf
     else:
-        raise DelayError(f"{what} must be seconds or a timedelta, not {delay!r}", delay)
+        raise DelayError(f"{what} must be seconds or a timedelta, not {shown(delay)}", delay)
     if not math.isfinite(seconds):
-        raise DelayError(f"{what} must be finite, not {delay!r}", delay)
+        raise DelayError(f"{what} must be finite, not {shown(delay)}", delay)
     if seconds < 0:
-        raise DelayError(f"{what} must not be negative, not {delay!r}", delay)
+        raise DelayError(f"{what} must not be negative, not {shown(delay)}", delay)
     if seconds > MAX_DELAY:
         raise DelayError(f"{what} of {seconds:g} s is more than ten years", delay)
     return seconds
@@ -64,7 +64,7 @@ def to_timestamp(when: datetime, *, now: float) -> float:
     :raises DelayError: for a naive datetime, another type, or more than ten years ahead.
     """
     if not isinstance(when, datetime):
-        raise DelayError(f"run_at must be an aware datetime, not {when!r}", when)
+        raise DelayError(f"run_at must be an aware datetime, not {shown(when)}", when)
     if when.tzinfo is None or when.utcoffset() is None:
         raise DelayError(
             f"run_at {when!r} is naive, so it names no moment; "

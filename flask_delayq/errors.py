@@ -107,7 +107,7 @@ class InvalidNameError(DelayQError, ValueError):
 
     def __init__(self, what: str, value: object) -> None:
         super().__init__(
-            f"{what} {_short(value)} is not allowed: use 1 to 128 letters, digits and . _ : - "
+            f"{what} {shown(value)} is not allowed: use 1 to 128 letters, digits and . _ : - "
             f"(the first one a letter or digit)"
         )
         self.value = value
@@ -131,7 +131,7 @@ class JobNotFoundError(JobError, LookupError):
     """No job has this id (any more: finished jobs are pruned after the retention)."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"no job has the id {_short(job_id)}", job_id)
+        super().__init__(f"no job has the id {shown(job_id)}", job_id)
 
 
 class JobConflictError(JobError):
@@ -266,6 +266,10 @@ class UnsupportedOperationError(BackendError):
     """This backend cannot do that (see the capability table in docs/backends.md)."""
 
 
-def _short(value: object) -> str:
-    text = repr(value)
+def shown(value: object) -> str:
+    """A value as an error shows it: short, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # foreign __repr__; also whole numbers of thousands of digits
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= 60 else text[:57] + "..."
