@@ -3,14 +3,17 @@ Knows no job and no clock; randomness is passed in."""
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import timedelta
+from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from .clock import to_seconds
-from .errors import ConfigurationError
+from .errors import ConfigurationError, DelayError, shown
 
 RETRIES_ON_REQUEST = 25
 """How many runs a task may ask for by raising ``Retry`` where its policy names no number."""
@@ -40,8 +43,8 @@ class Snooze(Steer):
     """
 
     def __init__(self, delay: float | timedelta) -> None:
-        super().__init__(f"the task asked to run again in {delay}")
         self.delay = to_seconds(delay)
+        super().__init__(f"the task asked to run again in {self.delay:g} s")
 
 
 class Cancel(Steer):
@@ -60,7 +63,10 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 
     The pause after the n-th run is ``backoff * factor ** (n - 1)`` seconds, at most ``cap``, less a
     random part of up to ``jitter`` of it (so that jobs that failed together do not return together).
-    A sequence for ``backoff`` names the pauses one by one; the last one repeats.
+    A sequence for ``backoff`` names the pauses one by one; the last one repeats. Pauses may be given as
+    ``timedelta``; they are kept as seconds.
+
+    :raises ConfigurationError: for a value that does not fit.
     """
 
     max_attempts: int = 1
@@ -78,28 +84,41 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if type(self.max_attempts) is not int or self.max_attempts < 1:
             raise ConfigurationError(
-                f"max_attempts must be a whole number from 1, not {self.max_attempts!r}",
+                f"max_attempts must be a whole number from 1, not {shown(self.max_attempts)}",
                 key="max_attempts",
             )
-        if not 0 <= self.jitter <= 1:
-            raise ConfigurationError(f"jitter must be from 0 to 1, not {self.jitter!r}", key="jitter")
-        if self.factor < 1:
-            raise ConfigurationError(f"factor must be at least 1, not {self.factor!r}", key="factor")
-        pauses = self.backoff if isinstance(self.backoff, tuple) else (self.backoff,)
-        if not pauses:
-            raise ConfigurationError("backoff must name at least one pause", key="backoff")
-        for seconds in (*pauses, self.cap):
-            to_seconds(seconds, what="backoff")
+        if not (_is_number(self.jitter) and 0 <= self.jitter <= 1):
+            raise ConfigurationError(
+                f"jitter must be from 0 to 1, not {shown(self.jitter)}", key="jitter"
+            )
+        if not (_is_number(self.factor) and 1 <= self.factor < math.inf):
+            raise ConfigurationError(
+                f"factor must be at least 1, not {shown(self.factor)}", key="factor"
+            )
+        classes = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in classes):
+            raise ConfigurationError(
+                f"retry_on must be a tuple of exception classes, not {shown(self.retry_on)}",
+                key="retry_on",
+            )
+        force_setattr(self, "retry_on", classes)
+        force_setattr(self, "factor", float(self.factor))
+        force_setattr(self, "backoff", _pauses(self.backoff))
+        force_setattr(self, "cap", _seconds(self.cap, "cap"))
 
     @classmethod
-    def of(cls, value: RetryPolicy | int, backoff: Sequence[float] | float | None) -> RetryPolicy:
-        """The policy for the short form ``max_attempts=5, backoff=...`` of a task's options."""
+    def of(
+        cls, value: RetryPolicy | int, backoff: Iterable[float] | float | timedelta | None
+    ) -> RetryPolicy:
+        """The policy for the short form ``max_attempts=5, backoff=...`` of a task's options.
+
+        :raises ConfigurationError: for a value that does not fit.
+        """
         if isinstance(value, RetryPolicy):
             return value
         if backoff is None:
             return cls(max_attempts=value)
-        pauses = float(backoff) if isinstance(backoff, (int, float)) else tuple(backoff)
-        return cls(max_attempts=value, backoff=pauses)
+        return cls(max_attempts=value, backoff=_pauses(backoff))
 
     def allows(self, attempt: int, *, on_request: bool, max_attempts: int | None = None) -> bool:
         """Whether another run may follow the ``attempt``-th one.
@@ -121,6 +140,30 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         if isinstance(self.backoff, tuple):
             seconds = self.backoff[min(attempt, len(self.backoff)) - 1]
         else:
-            # Beyond 2 ** 64 the cap has long decided; larger exponents only overflow.
-            seconds = self.backoff * self.factor ** min(attempt - 1, 64)
+            try:
+                grown = self.factor ** (attempt - 1)
+            except OverflowError:
+                grown = math.inf
+            seconds = self.backoff * grown if self.backoff else 0.0
         return min(seconds, self.cap) * (1.0 - self.jitter * rand())
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is float or type(value) is int
+
+
+def _pauses(backoff: object) -> float | tuple[float, ...]:
+    """All pauses, or the first one, in seconds."""
+    if isinstance(backoff, (int, float, timedelta, str)) or not isinstance(backoff, Iterable):
+        return _seconds(backoff, "backoff")
+    pauses = tuple(_seconds(pause, "backoff") for pause in backoff)
+    if not pauses:
+        raise ConfigurationError("backoff must name at least one pause", key="backoff")
+    return pauses
+
+
+def _seconds(value: Any, key: str) -> float:
+    try:
+        return to_seconds(value, what=key)
+    except DelayError as error:
+        raise ConfigurationError(str(error), key=key) from None
