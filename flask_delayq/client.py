@@ -37,6 +37,12 @@ class Runner(Protocol):
     def expect(self, jobs: Sequence[tuple[str, float]]) -> None:
         """These jobs (id, due moment) were stored and wait; some may be due already."""
 
+    def expect_now(self) -> None:
+        """A job was stored that is due and waits."""
+
+    def request_cancel(self, job_id: str) -> None:
+        """If the job runs in this process, let its task see at once that it should stop."""
+
 
 class Client:
     """The producing side of one app.
@@ -76,7 +82,7 @@ class Client:
         """Enqueue one call that is due at once."""
         payload, arrived = task.arguments.encode(args, kwargs)
         now = self.clock.now()
-        return self._store([self._new(task, payload, options, now, now)], [arrived], now)[0]
+        return self._store_one(self._new(task, payload, options, now, now), arrived, now)
 
     def submit(
         self,
@@ -110,6 +116,8 @@ class Client:
         if options.id is not None and len(calls) > 1:
             raise ConfigurationError("an id is for one job, not for many", key="id")
         jobs = [self._new(task, payload, options, now, run_at) for payload, _ in calls]
+        if len(jobs) == 1:
+            return [self._store_one(jobs[0], calls[0][1], now)]
         return self._store(jobs, [arrived for _, arrived in calls], now) if jobs else []
 
     def _new(
@@ -133,7 +141,36 @@ class Client:
             declared.fail_on_crash,
         )
 
+    def _store_one(self, new: NewJob, arrived: Struct, now: float) -> Job[Any]:
+        """What :meth:`_store` does, for one job, which is the case that has to be quick."""
+        runner = self.runner
+        reserved = runner.reserve(1) if runner is not None and new.run_at <= now else None
+        claim = None
+        try:
+            (answer,) = self.backend.enqueue(
+                (new,),
+                now=now,
+                timeout=self.settings.enqueue_timeout,
+                max_pending=self.settings.max_pending,
+                claim_for=reserved,
+            )
+            claim = answer.claim
+        finally:
+            if reserved is not None and runner is not None:
+                runner.hand_over(reserved, () if claim is None else ((claim, arrived),))
+        if claim is None and answer.created and runner is not None:
+            if new.run_at <= now:
+                runner.expect_now()
+            else:
+                runner.expect(((new.id, new.run_at),))
+        if answer.created and job_enqueued.receivers:
+            emit(job_enqueued, self.sender, job=new)
+        if self.after_enqueue is not None:
+            self.after_enqueue()
+        return Job(self, new=new, created=True) if answer.created else self._known(new)
+
     def _store(self, jobs: list[NewJob], arrived: list[Struct], now: float) -> list[Job[Any]]:
+        """Store jobs and run at once what there are places for; all of one due moment."""
         runner = self.runner
         due = jobs[0].run_at <= now
         reserved = runner.reserve(len(jobs)) if runner is not None and due else None
@@ -147,30 +184,19 @@ class Client:
                 claim_for=reserved,
             )
         finally:
-            if reserved is not None:
-                assert runner is not None
-                claims = [
-                    (answer.claim, values)
-                    for answer, values in zip(answers, arrived, strict=False)
-                    if answer.claim is not None
-                ]
-                runner.hand_over(reserved, claims)
+            if reserved is not None and runner is not None:
+                pairs = zip(answers, arrived, strict=False)
+                runner.hand_over(reserved, [(a.claim, values) for a, values in pairs if a.claim])
+        created = [new for new, answer in zip(jobs, answers, strict=True) if answer.created]
         if runner is not None:
-            waiting = [
-                (new.id, new.run_at)
-                for new, answer in zip(jobs, answers, strict=True)
-                if answer.claim is None and answer.created
-            ]
-            if waiting:
-                runner.expect(waiting)
-        if job_enqueued.receivers:
-            for new, answer in zip(jobs, answers, strict=True):
-                if answer.created:
-                    emit(job_enqueued, self.sender, job=new)
+            claimed = {answer.id for answer in answers if answer.claim is not None}
+            runner.expect([(new.id, new.run_at) for new in created if new.id not in claimed])
+        for new in created:
+            emit(job_enqueued, self.sender, job=new)
         if self.after_enqueue is not None:
             self.after_enqueue()
         return [
-            Job(self, new=new, created=answer.created) if answer.created else self._known(new)
+            Job(self, new=new, created=True) if answer.created else self._known(new)
             for new, answer in zip(jobs, answers, strict=True)
         ]
 
@@ -216,6 +242,8 @@ class Client:
         if stored is Stored.CANCELLED and before and before.stored is Stored.WAITING:
             emit(job_cancelled, self.sender, job=before, reason=reason)
             self.announce_end([job_id])
+        elif stored is Stored.RUNNING and self.runner is not None:
+            self.runner.request_cancel(job_id)
         return stored
 
     def revive(self, job_id: str) -> Stored | None:

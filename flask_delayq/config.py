@@ -4,6 +4,7 @@ Knows no Flask; a setting is read from any mapping."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from .clock import to_seconds
-from .errors import ConfigurationError, DelayQError
+from .errors import ConfigurationError, DelayQError, shown
 from .ids import check_name
 
 PREFIX = "DELAYQ_"
@@ -66,13 +67,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             if not (isinstance(key, str) and key.startswith(PREFIX)):
                 continue
             name = key[len(PREFIX) :].lower()
-            if name not in _READERS:
+            if name not in _READERS or key != key.upper():
                 raise ConfigurationError(_unknown(key), key=key)
             try:
                 values[name] = _READERS[name](config[key])
             except (TypeError, ValueError, OverflowError, DelayQError) as error:
-                shown = "its value" if name in _SECRET else repr(config[key])
-                raise ConfigurationError(f"{key}: {shown} does not fit: {error}", key=key) from None
+                value = "its value" if name in _SECRET else shown(config[key])
+                raise ConfigurationError(f"{key}: {value} does not fit: {error}", key=key) from None
         if "url" not in values:
             values["url"] = "memory://" if testing else f"sqlite:///{DEFAULT_FILE}"
         values["url"] = _absolute(values["url"], folder)
@@ -88,7 +89,8 @@ def url_prefix(config: Mapping[str, Any]) -> str:
     try:
         return _prefix(config.get(key, "/delayq"))
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"{key}: {config[key]!r} does not fit: {error}", key=key) from None
+        value = shown(config[key])
+        raise ConfigurationError(f"{key}: {value} does not fit: {error}", key=key) from None
 
 
 def _unknown(key: str) -> str:
@@ -100,7 +102,7 @@ def _unknown(key: str) -> str:
 def _absolute(url: str, folder: str) -> str:
     """Relative sqlite paths begin in the instance folder, not where the process was started."""
     scheme, separator, path = url.partition(":///")
-    if scheme != "sqlite" or not separator or not path or path.startswith(":"):
+    if scheme.lower() != "sqlite" or not separator or not path or path.startswith(":"):
         return url
     return f"sqlite:///{Path(folder, path)}"
 
@@ -166,10 +168,15 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _queues(value: Any) -> tuple[str, ...]:
-    return tuple(check_name("queue", name) for name in _texts(value))
+    names = tuple(dict.fromkeys(check_name("queue", name) for name in _texts(value)))
+    if not names:
+        raise ValueError("at least one queue is wanted; leave it out to serve all of them")
+    return names
 
 
 def _tokens(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
     # A token may hold commas, so a text is one token.
     tokens = (value,) if isinstance(value, str) else tuple(value)
     if not tokens or not all(isinstance(token, str) and len(token) >= 16 for token in tokens):
@@ -178,8 +185,8 @@ def _tokens(value: Any) -> tuple[str, ...]:
 
 
 def _prefix(value: Any) -> str:
-    if not _text(value).startswith("/") or value == "/" or value.endswith("/"):
-        raise ValueError("a path that begins and does not end with / is wanted")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", _text(value)):
+        raise ValueError("a path like /delayq is wanted, that does not end with /")
     return str(value)
 
 
@@ -203,7 +210,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "strict_priority": _flag,
     "sqlite_synchronous": _choice("FULL", "NORMAL"),
     "url_prefix": _prefix,
-    "admin_token": _optional(_tokens),
+    "admin_token": _tokens,
     "redact": _texts,
 }
 _SECRET = frozenset({"admin_token", "url"})

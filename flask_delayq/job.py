@@ -115,7 +115,7 @@ class NewJob(Struct, frozen=True, gc=False):
     """The schedule that it is an occurrence of."""
 
 
-class Claim(Struct, frozen=True):
+class Claim(Struct, frozen=True, gc=False):
     """The right to run a job once, held by one owner until the lease ends.
 
     ``claim_no`` is the only fence: it grows with every claim of the job and is never reset, so a write
@@ -154,7 +154,7 @@ class Outcome(Struct, frozen=True, gc=False):
     error: bytes | None = None
 
 
-class Enqueued(Struct, frozen=True):
+class Enqueued(Struct, frozen=True, gc=False):
     """What became of one job handed to ``enqueue``."""
 
     id: str
@@ -164,7 +164,7 @@ class Enqueued(Struct, frozen=True):
     """Set when the job was claimed in the same step, for the caller to run."""
 
 
-class ClaimFor(Struct, frozen=True):
+class ClaimFor(Struct, frozen=True, gc=False):
     """The wish to claim up to ``slots`` of the jobs while they are enqueued."""
 
     owner: str

@@ -3,12 +3,13 @@ Data and checks only; knows no function and no job."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
 from msgspec import Struct, structs
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, shown
 from .ids import check_name
 from .job import Priority
 from .retry import RetryPolicy
@@ -57,7 +58,7 @@ class CallOptions(Struct, frozen=True, kw_only=True):
         number = changes.get("max_attempts")
         if number is not None and (type(number) is not int or number < 1):
             raise ConfigurationError(
-                f"max_attempts must be a whole number from 1, not {number!r}", key="max_attempts"
+                f"max_attempts must be a whole number from 1, not {shown(number)}", key="max_attempts"
             )
         for name in changes:
             if name not in self.__struct_fields__:
@@ -95,21 +96,33 @@ def declare_task(name: str, **options: Any) -> TaskOptions:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigurationError(f"task {name!r}: no option is named {option!r}{hint}", key=option)
     rule = None
+    if options.get("timezone") is not None and options.get("cron") is None:
+        raise ConfigurationError(f"task {name!r}: timezone= goes with cron=", key="timezone")
     if options.get("every") is not None or options.get("cron") is not None:
         rule = make_rule(options.get("every"), options.get("cron"), options.get("timezone"))
     on_crash = options.get("on_crash", "retry")
     if on_crash not in ("retry", "fail"):
         raise ConfigurationError(
-            f"task {name!r}: on_crash must be 'retry' or 'fail', not {on_crash!r}", key="on_crash"
+            f"task {name!r}: on_crash must be 'retry' or 'fail', not {shown(on_crash)}", key="on_crash"
+        )
+    aliases = options.get("aliases", ())
+    if isinstance(aliases, str) or not isinstance(aliases, Iterable):
+        raise ConfigurationError(
+            f"task {name!r}: aliases must be a list of names, not {shown(aliases)}", key="aliases"
+        )
+    produce = options.get("produce", False)
+    if type(produce) is not bool:
+        raise ConfigurationError(
+            f"task {name!r}: produce must be True or False, not {shown(produce)}", key="produce"
         )
     return TaskOptions(
         name=check_name("task", name),
-        aliases=tuple(check_name("alias", alias) for alias in options.get("aliases", ())),
+        aliases=tuple(check_name("alias", alias) for alias in aliases),
         queue=check_name("queue", options.get("queue", "default")),
         priority=to_priority(options.get("priority", "normal")),
         retry=_retry(name, options),
         fail_on_crash=on_crash == "fail",
-        produce=bool(options.get("produce", False)),
+        produce=produce,
         rule=rule,
     )
 
@@ -140,5 +153,5 @@ def to_priority(value: object) -> Priority:
     if isinstance(value, str) and value in _LEVELS:
         return _LEVELS[value]
     raise ConfigurationError(
-        f"priority must be one of {', '.join(_LEVELS)}, not {value!r}", key="priority"
+        f"priority must be one of {', '.join(_LEVELS)}, not {shown(value)}", key="priority"
     )

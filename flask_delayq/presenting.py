@@ -169,9 +169,15 @@ def schedule_row(schedule: ScheduleRecord) -> View:
 
 
 def processes(state: AppState) -> list[View]:
-    """All process records, oldest first."""
-    own = state.supervisor.owner if state.supervisor is not None else None
-    return [process_row(process, own) for process in state.backend.processes()]
+    """All process records, oldest first; that of this process as it is now."""
+    supervisor = state.supervisor
+    records = state.backend.processes()
+    if supervisor is None:
+        return [process_row(record, None) for record in records]
+    own = supervisor.owner
+    if supervisor.is_running:
+        records = [supervisor.describe() if record.owner == own else record for record in records]
+    return [process_row(record, own) for record in records]
 
 
 def queues(state: AppState) -> list[View]:

@@ -4,7 +4,7 @@ Knows no job, no store and no clock."""
 from __future__ import annotations
 
 import math
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from datetime import timezone as _timezone
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -12,7 +12,7 @@ from cronsim import CronSim, CronSimError
 from msgspec import Struct
 
 from .clock import to_seconds
-from .errors import ConfigurationError
+from .errors import ConfigurationError, shown
 
 SHORTEST_INTERVAL = 0.1
 """Seconds; a shorter rule would spend more on bookkeeping than on work."""
@@ -26,11 +26,10 @@ class Every(Struct, frozen=True, tag="every"):
 
     def next_after(self, moment: float) -> float:
         """The first occurrence later than ``moment`` (epoch seconds). Costs the same however far."""
-        turn = math.floor(moment / self.seconds) + 1
-        due = turn * self.seconds
-        while due <= moment:  # a rounding error away from the border
+        # The quotient may be rounded up to the turn that comes, so it is asked first.
+        turn = math.floor(moment / self.seconds)
+        while (due := turn * self.seconds) <= moment:
             turn += 1
-            due = turn * self.seconds
         return due
 
     def __str__(self) -> str:
@@ -40,10 +39,13 @@ class Every(Struct, frozen=True, tag="every"):
 class Cron(Struct, frozen=True, tag="cron"):
     """A cron line in a time zone.
 
-    Five fields (minute hour day month weekday), or six with the seconds last, as cronsim reads them.
-    When clocks change: a time in the hour that is skipped occurs once, right after the gap; a time in
-    the hour that is repeated occurs once; lines with ``*`` in hour or minute follow elapsed time
-    (Debian's cron does the same).
+    Five fields (minute hour day month weekday), or six with the seconds first, as cronsim reads them.
+
+    When clocks change, a line whose minute and hour both begin with a figure (``30 2 * * *``) occurs
+    once: in the hour that is repeated at its first turn, and for a time that is skipped right after
+    the gap. A line whose minute or hour begins with ``*``, or that has six fields, follows the clock
+    on the wall as it runs: it occurs in both turns of a repeated hour, and not in a skipped one.
+    (Debian's cron does the same.)
     """
 
     line: str
@@ -51,13 +53,13 @@ class Cron(Struct, frozen=True, tag="cron"):
 
     def next_after(self, moment: float) -> float:
         """The first occurrence later than ``moment`` (epoch seconds)."""
-        zone = _timezone.utc if self.timezone == "UTC" else ZoneInfo(self.timezone)
-        start = datetime.fromtimestamp(moment, zone)
+        # Whole seconds: a moment just before an occurrence must not be rounded up to it.
+        start = datetime.fromtimestamp(math.floor(moment), _zone(self.timezone))
         for occurrence in CronSim(self.line, start):
             due = float(occurrence.timestamp())
             if due > moment:
                 return due
-        raise ConfigurationError(f"cron line {self.line!r} never occurs", key="cron")
+        raise ConfigurationError(f"cron line {shown(self.line)} never occurs", key="cron")
 
     def __str__(self) -> str:
         return f"cron {self.line} ({self.timezone})"
@@ -84,16 +86,22 @@ def make_rule(
         seconds = to_seconds(every, what="every")
         if seconds < SHORTEST_INTERVAL:
             raise ConfigurationError(
-                f"every={every!r} is too often: at least {SHORTEST_INTERVAL} s", key="every"
+                f"every={every} is too often: at least {SHORTEST_INTERVAL} s", key="every"
             )
         return Every(seconds)
     if not isinstance(cron, str):
-        raise ConfigurationError(f"cron must be a line of text, not {cron!r}", key="cron")
-    rule = Cron(cron, timezone or "UTC")
+        raise ConfigurationError(f"cron must be a line of text, not {shown(cron)}", key="cron")
+    rule = Cron(cron, "UTC" if timezone is None else timezone)
+    try:
+        _zone(rule.timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"no time zone is named {shown(timezone)}", key="timezone") from error
     try:
         rule.next_after(0.0)
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise ConfigurationError(f"no time zone is named {timezone!r}", key="timezone") from error
-    except (CronSimError, StopIteration) as error:
-        raise ConfigurationError(f"cron line {cron!r}: {error}", key="cron") from error
+    except (CronSimError, ValueError) as error:
+        raise ConfigurationError(f"cron line {shown(cron)}: {error}", key="cron") from error
     return rule
+
+
+def _zone(name: str) -> tzinfo:
+    return _timezone.utc if name == "UTC" else ZoneInfo(name)

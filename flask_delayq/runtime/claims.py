@@ -8,38 +8,50 @@ from ..running import RunningJob
 
 
 class HeldClaims:
-    """Claims by job id, in three stages: unstarted, running, ended but not yet recorded.
+    """Claims in three stages: unstarted, running, ended but not yet recorded.
+
+    Kept by job id and claim number: a claim that was given back may still lie in a worker's queue, or
+    wait to be dropped, when this process has claimed the same job anew.
 
     Every method is one dict operation (atomic under the interpreter's lock), so that no worker waits
     for another here.
     """
 
     def __init__(self) -> None:
-        self._held: dict[str, Claim] = {}
-        self._unstarted: dict[str, tuple[Claim, float]] = {}  # insertion order: the oldest is first
+        self._held: dict[tuple[str, int], Claim] = {}
+        # Insertion order: the oldest is first.
+        self._unstarted: dict[tuple[str, int], tuple[Claim, float]] = {}
         self.running: dict[int, RunningJob] = {}
         """Runs under way, by the thread's ident."""
 
     def add(self, claim: Claim, since: float) -> None:
         """Hold a claim that has not begun; ``since`` is a monotonic moment."""
-        self._held[claim.id] = claim
-        self._unstarted[claim.id] = (claim, since)
+        key = (claim.id, claim.claim_no)
+        self._held[key] = claim
+        self._unstarted[key] = (claim, since)
 
     def begin(self, claim: Claim) -> bool:
         """Take an unstarted claim to run it; False if it was withdrawn meanwhile."""
-        return self._unstarted.pop(claim.id, None) is not None
+        return self._unstarted.pop((claim.id, claim.claim_no), None) is not None
 
     def withdraw(self, before: float) -> list[Claim]:
         """Take back the claims that have waited since ``before`` (monotonic) or longer. They are still
         held until they are recorded as released."""
         withdrawn: list[Claim] = []
-        for job_id, (_, since) in list(self._unstarted.items()):
+        for claim, since in list(self._unstarted.values()):
             if since > before:
                 break
-            taken = self._unstarted.pop(job_id, None)
-            if taken is not None:
-                withdrawn.append(taken[0])
+            if self.begin(claim):
+                withdrawn.append(claim)
         return withdrawn
+
+    def request_cancel(self, job_id: str) -> bool:
+        """Let the run of this job see that it should stop; False if it does not run here."""
+        for run in list(self.running.values()):
+            if run.id == job_id:
+                run.request_cancel()
+                return True
+        return False
 
     def oldest_unstarted(self) -> float | None:
         """Since when (monotonic) the first unstarted claim waits."""
@@ -49,13 +61,11 @@ class HeldClaims:
 
     def drop(self, claim: Claim) -> None:
         """The outcome is written, or somebody else owns the job."""
-        held = self._held.get(claim.id)
-        if held is not None and held.claim_no == claim.claim_no:
-            del self._held[claim.id]
+        self._held.pop((claim.id, claim.claim_no), None)
 
     def held(self) -> list[Claim]:
-        """All of them, for renewal."""
-        return list(self._held.values())
+        """All of them, for renewal; of a job claimed anew only the newer claim."""
+        return list({claim.id: claim for claim in list(self._held.values())}.values())
 
     def __len__(self) -> int:
         return len(self._held)

@@ -62,6 +62,7 @@ class Dispatcher:
         self._lease = settings.lease
         self._horizon = settings.horizon
         self._strict = settings.strict_priority
+        self._one = ClaimFor(owner, settings.lease, 1)
         self.open = False
         """Whether claims may be made; set once the process is announced, cleared when it stops."""
         self._wheel = TimingWheel(clock.now())
@@ -184,6 +185,8 @@ class Dispatcher:
         if not self.open or self._pool.hungry or self._recorder.is_full:
             return None
         places = self._pool.reserve(jobs)
+        if places == 1:
+            return self._one
         return ClaimFor(self._owner, self._lease, places) if places else None
 
     def hand_over(self, reserved: ClaimFor, claims: Sequence[Item]) -> None:
@@ -192,6 +195,8 @@ class Dispatcher:
 
     def expect(self, jobs: Sequence[tuple[str, float]]) -> None:
         """Jobs (id, due moment) were stored and wait: turn now, or when they are due."""
+        if not jobs:
+            return
         now = self._clock.now()
         due_now = False
         earliest = float("inf")
@@ -206,9 +211,18 @@ class Dispatcher:
             if sooner:
                 self._sleeps_until = earliest
         if due_now:
-            # In this order: a worker that ends between the two lines sees the flag and wakes us.
-            self._pool.hungry = True
-            if self._pool.busy < self._pool.places:
-                self._wake()
+            self.expect_now()
         elif sooner:
             self._wake()
+
+    def expect_now(self) -> None:
+        """A job was stored that is due and waits: turn as soon as there is a place for it."""
+        pool = self._pool
+        # In this order: a worker that ends between the two lines sees the flag and wakes us.
+        pool.hungry = True
+        if pool.busy < pool.places:
+            self._wake()
+
+    def request_cancel(self, job_id: str) -> None:
+        """If the job runs here, let its task see that it should stop."""
+        self._claims.request_cancel(job_id)

@@ -39,7 +39,8 @@ class Renewer:
         lost = set(renewal.lost)
         for claim in held:
             if claim.id in lost:
-                self._lose(claim.id)
+                if self._claims.request_cancel(claim.id):
+                    _log.warning("job %s (%s): its claim was lost while it runs", claim.id, claim.task)
                 self._claims.drop(claim)
         if renewal.released:
             _log.error(
@@ -49,9 +50,3 @@ class Renewer:
             )
             self._on_waiting()
         return self._lease / 3
-
-    def _lose(self, job_id: str) -> None:
-        for run in list(self._claims.running.values()):
-            if run.id == job_id:
-                run.request_cancel()
-                _log.warning("job %s (%s): its claim was lost while it runs", run.id, run.task)

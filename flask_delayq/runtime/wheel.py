@@ -87,9 +87,9 @@ class TimingWheel:
         """Forget all entries."""
         # Of each live id, by hash.
         self._moments: tuple[dict[str, int], ...] = tuple({} for _ in range(_SHARDS))
-        self._count = 0  # live ids
+        self._added = 0  # the last one's number is its serial
+        self._removed = 0  # cancelled or taken out; the others are live
         self._garbage = 0  # entries whose id has another moment, or none
-        self._serial = 0  # of the last add
         self._days: dict[int, _Ring | Slot] = {}
         self._order: list[int] = []  # the days, sorted
         # The open slot stays in its ring as an empty list; its entries are the items from `next` on.
@@ -99,7 +99,7 @@ class TimingWheel:
         self._unswept = self._slots()
 
     def __len__(self) -> int:
-        return self._count
+        return self._added - self._removed
 
     def __contains__(self, key: object) -> bool:
         return key in self._moments[hash(key) & _SHARD]
@@ -115,13 +115,13 @@ class TimingWheel:
         :raises ValueError: ``due`` is NaN.
         :raises OverflowError: ``due`` is infinite.
         """
-        self._serial = serial = self._serial + 1
+        serial = self._added + 1
         moment = int(due * _TICKS_PER_SECOND) << _SERIAL_BITS | serial
+        self._added = serial
         moments = self._moments[hash(key) & _SHARD]
         if key in moments:
             self.cancel(key)
         moments[key] = moment
-        self._count += 1
         slot: _Ring | Slot | None = self._days.get(moment >> _DAY)
         if slot is None:
             slot = self._days[moment >> _DAY] = []
@@ -149,9 +149,9 @@ class TimingWheel:
         """Forget ``key``; False if it is not here."""
         if self._moments[hash(key) & _SHARD].pop(key, None) is None:
             return False
-        self._count -= 1
+        self._removed += 1
         self._garbage += 1
-        if self._garbage > self._count + GARBAGE_LIMIT:
+        if self._garbage > len(self) + GARBAGE_LIMIT:
             self._sweep()
         return True
 
@@ -161,7 +161,7 @@ class TimingWheel:
         Never after the first entry is due. Before it only if an earlier one was cancelled in a slot not
         yet open: then that ``advance`` opens the slot, returns nothing, and the next answer is exact.
         """
-        if not self._count:
+        if self._added == self._removed:
             return None
         while (slot := self._first()) is not None:
             if slot is not self._open:
@@ -224,7 +224,7 @@ class TimingWheel:
                 break
         self._next = position
         self._garbage -= garbage
-        self._count -= len(result) - before
+        self._removed += len(result) - before
 
     def _drop_open(self) -> None:
         moment = self._items[-1][0]
