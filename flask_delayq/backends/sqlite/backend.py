@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 
 from msgspec.structs import replace
 
 from ...clock import Clock
-from ...errors import BackendUnavailableError, ConfigurationError, EnqueueUncertainError
+from ...errors import ConfigurationError, EnqueueUncertainError
 from ...job import (
     Claim,
     ClaimFor,
@@ -38,11 +37,16 @@ from . import (
     rescues,
     schedules,
 )
+from .care import Care
+from .doorbell import Bells
 from .liveness import SignsOfLife
 from .location import boot_id, path_of
 from .outcomes import DURABLE, record, record_one_by_one, set_progress, should_stop
 from .store import Store
 from .trouble import VALUE_ERRORS, CommitUnknown
+
+_RING_AHEAD = 1.5
+"""Other processes are told of a job that is due within so many seconds: later ones they find in time."""
 
 
 class SQLiteBackend(Backend, Inspectable, Schedulable):
@@ -68,6 +72,8 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
         self._clock = clock
         self._store = Store(path, synchronous=synchronous == "FULL", boot=boot_id())
         self._signs = SignsOfLife(f"{path}.live")
+        self._bells = Bells(f"{path}.live")
+        self._care = Care(self._store)
         self._turns = Turns()
 
     @property
@@ -87,7 +93,7 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
     ) -> list[Enqueued]:
         lease_until = self._clock.monotonic() + claim_for.lease if claim_for else 0.0
         try:
-            return self._store.write(
+            stored = self._store.write(
                 lambda sql: enqueueing.enqueue(
                     sql,
                     jobs,
@@ -95,6 +101,7 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
                     max_pending=max_pending,
                     claim_for=claim_for,
                     lease_until=lease_until,
+                    turns=self._turns,
                 ),
                 full=True,
                 timeout=timeout,
@@ -102,6 +109,13 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
             )
         except CommitUnknown:
             raise EnqueueUncertainError([job.id for job in jobs]) from None
+        soon = now + _RING_AHEAD
+        if any(
+            one.created and one.claim is None and job.run_at <= soon
+            for one, job in zip(stored, jobs, strict=True)
+        ):
+            self._bells.ring()
+        return stored
 
     def claim(
         self,
@@ -158,6 +172,7 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
         )
         for owner in self._store.write(lambda sql: rescues.drop_processes(sql, dead)):
             self._signs.remove(owner)
+            self._bells.remove(owner)
         return rescued
 
     def _lives(self, owner: str) -> bool:
@@ -211,31 +226,27 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
     # --- care ----------------------------------------------------------------------------------------
 
     def open_doorbell(self, owner: str) -> Doorbell | None:
-        return None
+        return self._bells.open(owner)
+
+    def maintain(self) -> None:
+        self._care.maintain()
 
     def health(self) -> Health:
-        try:
-            self._store.write(lambda sql: None, timeout=1.0)
-        except BackendUnavailableError as error:
-            return Health(ok=False, reason=str(error))
-        return Health(ok=True)
+        return self._care.health()
 
     def close(self) -> None:
-        with suppress(BackendUnavailableError):
-            self._store.close()
+        self._bells.close()
+        self._store.close()
 
     # --- what a person asks and does -----------------------------------------------------------------
 
     def get(self, job_id: str) -> JobRecord | None:
         return self._store.read(lambda sql: inspection.get(sql, job_id))
 
-    def list(self, query: JobQuery, *, now: float) -> list[JobRecord]:
-        return self._store.read(lambda sql: inspection.select(sql, query, now))
-
     def counts(self, *, now: float) -> dict[str, int]:
         return self._store.read(lambda sql: inspection.counts(sql, now))
 
-    def queues(self, *, now: float) -> list[QueueInfo]:  # type: ignore[valid-type]
+    def queues(self, *, now: float) -> list[QueueInfo]:
         return self._store.read(lambda sql: inspection.queues(sql, now))
 
     def cancel(self, job_id: str, *, now: float, reason: str = "") -> Stored | None:
@@ -260,7 +271,7 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
     def put_schedule(self, schedule: ScheduleRecord, *, replace: bool = True) -> ScheduleRecord:
         return self._store.write(lambda sql: schedules.put(sql, schedule, replace=replace), full=True)
 
-    def schedules(self) -> list[ScheduleRecord]:  # type: ignore[valid-type]
+    def schedules(self) -> list[ScheduleRecord]:
         return self._store.read(schedules.select)
 
     def remove_schedule(self, name: str) -> bool:
@@ -278,6 +289,10 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
 
     def fire(self, schedule: ScheduleRecord, job: NewJob | None, *, next_due: float) -> Enqueued | None:
         return self._store.write(
-            lambda sql: schedules.fire(sql, schedule, job, next_due=next_due, now=self._clock.now()),
+            lambda sql: schedules.fire(sql, schedule, job, next_due=next_due),
             full=True,
         )
+
+    # Last, because below it the name would hide the type.
+    def list(self, query: JobQuery, *, now: float) -> list[JobRecord]:
+        return self._store.read(lambda sql: inspection.select(sql, query, now))

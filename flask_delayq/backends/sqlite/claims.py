@@ -71,7 +71,7 @@ def claim(
     rows = [sql.rows(_READ, (job_id,))[0] for job_id in chosen]
     sql.run_many(_TAKE, [(owner, lease_until, now, job_id) for job_id in chosen])
     sql.run_many(_CLEAR_PROGRESS, [(row[0],) for row in rows if row[11]])
-    return [Claim(*row[:4], owner, *row[4:11]) for row in rows]
+    return [Claim(*(*row[:4], owner, *row[4:11])) for row in rows]
 
 
 def _due_levels(

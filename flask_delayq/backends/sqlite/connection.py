@@ -16,8 +16,7 @@ Row = tuple[Any, ...]
 Value = str | int | float | bytes | None
 Bindings = Sequence[Value] | Mapping[str, Value]
 
-VERSION = apsw.SQLITE_VERSION_NUMBER
-version = apsw.sqlite_lib_version
+sqlite_version: str = apsw.sqlite_lib_version()
 
 machine_time = SystemClock.monotonic
 """For waiting: a deadline passes in real time even where a test holds the package's clock."""

@@ -38,20 +38,22 @@ def enqueue(
     sql: Sql,
     jobs: Sequence[NewJob],
     *,
-    now: float,
+    now: float = 0.0,
     max_pending: int | None = None,
     claim_for: ClaimFor | None = None,
     lease_until: float = 0.0,
+    turns: Turns | None = None,
 ) -> list[Enqueued]:
     """Insert the jobs that are not known yet; see ``Backend.enqueue``.
 
     Everything that can be refused is refused before the first row is written.
     """
     fresh = _not_known(sql, jobs)
-    owner = claim_for.owner if claim_for else ""
-    chosen = _choose(sql, fresh, now, claim_for.slots) if claim_for else frozenset()
     if max_pending is not None:
-        _check_room(sql, [job for job in fresh.values() if job.id not in chosen], max_pending)
+        _check_room(sql, fresh, max_pending)
+    owner, chosen = "", frozenset[str]()
+    if claim_for and turns:
+        owner, chosen = claim_for.owner, _choose(sql, fresh, now, claim_for.slots, turns)
     for queue in {job.queue for job in fresh.values()} - sql.queues:
         sql.run(_INSERT_QUEUE, (queue,))
         sql.queues.add(queue)
@@ -93,7 +95,7 @@ def _not_known(sql: Sql, jobs: Sequence[NewJob]) -> dict[str, NewJob]:
     return fresh
 
 
-def _choose(sql: Sql, fresh: dict[str, NewJob], now: float, slots: int) -> frozenset[str]:
+def _choose(sql: Sql, fresh: dict[str, NewJob], now: float, slots: int, turns: Turns) -> frozenset[str]:
     """Which of the new jobs are claimed at once: those that nothing older waits before."""
     due: dict[str, list[list[tuple[float, str]]]] = {}
     for job in fresh.values():
@@ -103,17 +105,14 @@ def _choose(sql: Sql, fresh: dict[str, NewJob], now: float, slots: int) -> froze
     free = {
         queue: levels for queue, levels in due.items() if not sql.value(_PAUSED_OR_BUSY, (queue, now))
     }
-    if len(fresh) == 1:
-        return frozenset(fresh) if free and slots > 0 else frozenset()
     for levels in free.values():
         for level in levels:
             level.sort()
-    # Order of its own: what is handed out here is new, so no queue's turn is due to an older job.
-    return frozenset(row[1] for row in Turns().choose(free, slots, strict=False))
+    return frozenset(job_id for _, job_id in turns.choose(free, slots, strict=False))
 
 
-def _check_room(sql: Sql, waiting: list[NewJob], limit: int) -> None:
-    for queue, more in Counter(job.queue for job in waiting).items():
+def _check_room(sql: Sql, fresh: dict[str, NewJob], limit: int) -> None:
+    for queue, more in Counter(job.queue for job in fresh.values()).items():
         if sql.value(_COUNT_WAITING, (queue, limit + 1)) + more > limit:
             raise QueueFullError(queue, limit)
 

@@ -102,6 +102,11 @@ class StoreFile:
         """Whether this process has had the store open."""
         return self._identity is not None
 
+    @classmethod
+    def forget_lock(cls) -> None:
+        """In a forked child: whoever held the lock does not exist there."""
+        cls.creating = threading.Lock()
+
     def verify(self) -> None:
         """Check that the path still leads to the file that is open; about a microsecond.
 

@@ -28,7 +28,8 @@ class Readers:
         """Begin anew in a forked child, where nobody will give back what was lent."""
         self._changed = threading.Condition(threading.Lock())
         self._idle: list[Sql] = []
-        self._lent = 0
+        self._lent: list[Sql] = []
+        self._borrowers = 0
         self._shut = False
         self._generation = 0
 
@@ -42,19 +43,22 @@ class Readers:
             while self._shut:
                 if not self._changed.wait(max(0.0, deadline - machine_time())) and self._shut:
                     raise BackendUnavailableError("the store is being closed or forked", reason="closed")
-            self._lent += 1
+            self._borrowers += 1
             generation = self._generation
             sql = self._idle.pop() if self._idle else None
         healthy = False
         try:
             if sql is None:
                 sql = self._connect(deadline)
+            self._lent.append(sql)
             sql.deadline = deadline
             yield sql
             healthy = True
         finally:
             with self._changed:
-                self._lent -= 1
+                self._borrowers -= 1
+                if sql in self._lent:
+                    self._lent.remove(sql)
                 keep = healthy and generation == self._generation and len(self._idle) < IDLE_LIMIT
                 if keep and sql is not None:
                     self._idle.append(sql)
@@ -77,16 +81,17 @@ class Readers:
         """
         with self._changed:
             self._shut = True
-            while self._lent:
+            while self._borrowers:
                 left = deadline - machine_time()
-                if left <= 0 or not self._changed.wait(left):
-                    return self._lent == 0 and self._close_idle(checkpoint)
-            return self._close_idle(checkpoint)
+                if left <= 0 or (not self._changed.wait(left) and self._borrowers):
+                    return False
+            while self._idle:
+                self._idle.pop().close(checkpoint=checkpoint)
+            return True
 
-    def _close_idle(self, checkpoint: bool) -> bool:
-        while self._idle:
-            self._idle.pop().close(checkpoint=checkpoint)
-        return True
+    def inherited(self) -> list[Sql]:
+        """The connections that a child finds open because :meth:`shut` was in vain."""
+        return self._idle + self._lent
 
     def open(self) -> None:
         """Lend again."""

@@ -53,16 +53,14 @@ def next_occurrence(sql: Sql) -> float | None:
     return moment
 
 
-def fire(
-    sql: Sql, schedule: ScheduleRecord, job: NewJob | None, *, next_due: float, now: float
-) -> Enqueued | None:
+def fire(sql: Sql, schedule: ScheduleRecord, job: NewJob | None, *, next_due: float) -> Enqueued | None:
     """Move the schedule on, and only then enqueue its occurrence; see ``Schedulable.fire``."""
     moved = sql.run(
         "UPDATE schedule SET last_due = next_due, next_due = ?"
         " WHERE name = ? AND paused = 0 AND generation = ? AND next_due = ?",
         (next_due, schedule.name, schedule.generation, schedule.next_due),
     )
-    return enqueue(sql, [job], now=now)[0] if moved and job else None
+    return enqueue(sql, [job])[0] if moved and job else None
 
 
 def _record(row: Row) -> ScheduleRecord:

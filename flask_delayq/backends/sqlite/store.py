@@ -10,11 +10,11 @@ from typing import TypeVar
 import apsw
 
 from ...errors import BackendUnavailableError
-from . import schema
+from . import forking, schema
 from .connection import Sql, machine_time
 from .location import StoreFile
 from .readers import Readers
-from .trouble import needs_reopening, translate
+from .trouble import CommitUnknown, needs_reopening, translate
 from .writer import Writer
 
 T = TypeVar("T")
@@ -23,7 +23,10 @@ TIMEOUT = 5.0
 """Seconds that a verb without a limit of its own waits for other writers."""
 
 _CHECK_EVERY = 1.0
-_FORK_TIMEOUT = 5.0
+
+_inherited: dict[str, list[Sql | None]] = {}
+"""Stores that were open when this process was forked, by path, with their connections: to be left
+alone, not even closed, since closing would drop locks that are not ours."""
 
 
 class Store:
@@ -40,11 +43,17 @@ class Store:
         self.readers = Readers(self._connect_reader)
         self.last_error: BackendUnavailableError | None = None
         """Why the last write failed; ``None`` after one that did not."""
-        self._flushes = synchronous
+        self.flushes = synchronous
         self._boot = boot
         self._write: Sql | None = None
         self._checked_at = 0.0
-        self._unfit = ""
+        self._seized: object | None = None
+        forking.watch(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has the store open now."""
+        return self._write is not None
 
     # --- use -----------------------------------------------------------------------------------------
 
@@ -56,12 +65,22 @@ class Store:
         timeout: float = TIMEOUT,
         doubts: bool = False,
     ) -> T:
-        """Run an operation in a write transaction, with those of other threads (``Writer.submit``)."""
+        """Run an operation in a write transaction, with those of other threads (``Writer.submit``).
+
+        :raises CommitUnknown: with ``doubts`` only.
+        """
         deadline = machine_time() + timeout
         try:
             result = self.writer.submit(
-                operation, full=full and self._flushes, deadline=deadline, doubts=doubts
+                operation, full=full and self.flushes, deadline=deadline, doubts=doubts
             )
+        except CommitUnknown as error:
+            if doubts:
+                raise
+            # Every other operation is safe to repeat: the claims and moments it compares say so.
+            raise BackendUnavailableError(
+                f"the store {self.file.path} failed while it stored something; try again", reason="io"
+            ) from error
         except apsw.Error as error:
             problem = translate(error, self.file.path)
             if isinstance(problem, BackendUnavailableError):
@@ -97,8 +116,12 @@ class Store:
 
     def _writing(self, deadline: float) -> Sql:
         """The write connection, for the leader."""
-        if self._unfit:
-            raise BackendUnavailableError(self._unfit, reason="closed")
+        if self.file.path in _inherited:
+            raise BackendUnavailableError(
+                f"this process was forked while the store {self.file.path} was in use and could not be "
+                f"closed in time; it cannot use the store, its parent can",
+                reason="closed",
+            )
         if self._write is None:
             self._write = self._open(deadline)
         else:
@@ -166,6 +189,24 @@ class Store:
         if sql is not None:
             sql.close(checkpoint=checkpoint)
         return seized
+
+    def before_fork(self, timeout: float) -> None:
+        """Close every connection, if all of them can be had in time."""
+        self._seized = self._shut(machine_time() + timeout, checkpoint=False)
+
+    def after_fork_in_parent(self) -> None:
+        """Open again at the next use."""
+        seized, self._seized = self._seized, None
+        self._reopen(seized)
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew, or refuse the store if it came over open."""
+        if self._seized is None:
+            _inherited[self.file.path] = [self._write, *self.readers.inherited()]
+        self._seized = self._write = None
+        self.file.forget_lock()
+        self.writer.reset()
+        self.readers.reset()
 
     def _reopen(self, seized: object | None) -> None:
         self.readers.open()

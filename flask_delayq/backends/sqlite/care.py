@@ -1,0 +1,141 @@
+"""Upkeep and health of a store: checkpoints, free space, what a person should know about the file.
+Must not know jobs."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+
+import apsw
+
+from ...errors import BackendError
+from ...job import Health
+from .connection import Sql, sqlite_version
+from .store import Store
+
+PASSIVE_BYTES = 4 * 2**20
+"""With so much in the WAL that is not in the store yet, it is copied at the next turn."""
+
+TRUNCATE_BYTES = 64 * 2**20
+"""A larger WAL file is cut when everything in it has been copied."""
+
+LOW_SPACE_BYTES = 16 * 2**20
+
+_NETWORK = frozenset(
+    (
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs"),
+        *("fuse.sshfs", "fuse.s3fs", "fuse.glusterfs", "vboxsf", "prl_fs"),
+    )
+)
+
+
+class Care:
+    """Looks after one store; called by one thread at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._seen = (0, 0)
+
+    def maintain(self) -> None:
+        """Copy the WAL into the store when it is long or nobody has written since the last call."""
+        if not self._store.is_open:
+            return
+        try:
+            self._store.read(self._checkpoint)
+        except apsw.BusyError:
+            pass  # another process is at it
+
+    def _checkpoint(self, sql: Sql) -> None:
+        # In nobody's way: what cannot be locked at once is left for the next call.
+        sql.deadline = 0.0
+        sql.value("PRAGMA data_version")  # the connection notices what others wrote
+        frames = sql.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        idle, self._seen = frames == self._seen, frames
+        in_wal, copied = frames
+        page = 4096
+        if in_wal > copied and (idle or (in_wal - copied) * page > PASSIVE_BYTES):
+            in_wal, copied = self._seen = sql.connection.wal_checkpoint()
+        if in_wal == copied and file_size(self._store.file.path + "-wal") > TRUNCATE_BYTES:
+            # Takes the write lock, without waiting for it; with a reader in the way it gives up.
+            sql.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def health(self) -> Health:
+        """Whether a write could begin now, and the facts around the file."""
+        path = self._store.file.path
+        reason = ""
+        failed = self._store.last_error
+        try:
+            self._store.write(lambda sql: None, timeout=1.0)
+        except BackendError as error:
+            reason = str(error)
+        facts: dict[str, str | int | float] = {
+            "path": path,
+            "bytes": file_size(path),
+            "wal_bytes": file_size(path + "-wal"),
+            "synchronous": "FULL" if self._store.flushes else "NORMAL",
+            "sqlite": sqlite_version,
+        }
+        notes = []
+        if (free := free_space(path)) is not None:
+            facts["free_bytes"] = free
+            if free < LOW_SPACE_BYTES:
+                notes.append(f"only {free:,} bytes are free beside the store")
+        if failed is not None and failed.reason == "full":
+            # An empty transaction succeeds on a full disk: believe the last one that was not empty.
+            reason = reason or str(failed)
+        notes += filter(
+            None, (open_to_others(path), on_the_network(path), wal_warning(facts["wal_bytes"]))
+        )
+        return Health(ok=not reason, reason=reason, notes=tuple(notes), facts=facts)
+
+
+def file_size(path: str) -> int:
+    """Bytes of a file, 0 if there is none; never opens it."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def free_space(path: str) -> int | None:
+    """Bytes that this user may still write beside the file, if the system can tell."""
+    try:
+        found = os.statvfs(os.path.dirname(path))
+    except (AttributeError, OSError):
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def open_to_others(path: str) -> str:
+    """A note if users other than the owner can read or write the store."""
+    with suppress(OSError):
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if mode & 0o077 and os.name == "posix":
+            return f"other users may use the store (mode {mode:04o}); chmod 600 {path}"
+    return ""
+
+
+def on_the_network(path: str, mounts: str = "/proc/mounts") -> str:
+    """A note if the store lies on a network file system, where locks and shared memory fail."""
+    kind, longest = "", ""
+    with suppress(OSError), open(mounts, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            _, point, found, *_ = line.split(" ")
+            point = point.encode().decode("unicode_escape")
+            inside = path == point or path.startswith(point.rstrip("/") + "/")
+            if inside and len(point) >= len(longest):
+                kind, longest = found, point
+    if kind in _NETWORK:
+        return (
+            f"the store is on a network file system ({kind} at {longest}); SQLite needs a local disk, "
+            f"use postgresql:// or redis:// for several hosts"
+        )
+    return ""
+
+
+def wal_warning(size: object) -> str:
+    """A note if the WAL has outgrown what checkpoints should leave."""
+    if isinstance(size, int) and size > 2 * TRUNCATE_BYTES:
+        return f"the WAL has {size:,} bytes: a long read keeps it from being copied into the store"
+    return ""
