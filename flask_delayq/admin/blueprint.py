@@ -45,7 +45,8 @@ def admin_blueprint() -> Blueprint:
         blueprint.add_url_rule(path, view_func=view, methods=[method], strict_slashes=False)
     blueprint.add_url_rule("/health", view_func=pages.health, methods=["GET"])
     # Also what is not there is behind the guard, and gets the same headers.
-    blueprint.add_url_rule("/<path:rest>", "nothing", nothing, methods=_METHODS)
+    for path, methods in (("/<path:rest>", _METHODS), ("/", _METHODS[1:])):
+        blueprint.add_url_rule(path, "nothing", nothing, methods=methods, strict_slashes=False)
     blueprint.before_request(guard)
     blueprint.after_request(secure)
     blueprint.register_error_handler(HTTPException, on_http_error)
@@ -74,7 +75,7 @@ def guard() -> Response | None:
     return None
 
 
-def nothing(rest: str) -> Response:
+def nothing(rest: str = "") -> Response:
     """Says that there is no such page, or that the page knows another method."""
     adapter = current_app.create_url_adapter(request)
     assert adapter is not None

@@ -59,7 +59,10 @@ def _take(state: AppState) -> dict[str, Any]:
         running, roles = dict(supervisor.claims.running), supervisor.roles()
     # A frame cannot be read safely everywhere; see launch.
     frames: dict[int, FrameType] = sys._current_frames() if launch.frames_are_safe() else {}
-    known = sorted(threading.enumerate(), key=lambda thread: (thread.ident not in roles, thread.name))
+    known = sorted(
+        threading.enumerate(),
+        key=lambda thread: (thread.ident not in running, thread.ident not in roles, thread.name),
+    )
     rows = []
     for thread in known[:MOST]:
         ident = thread.ident or 0

@@ -1,0 +1,486 @@
+"""What the pages show: complete, bounded, without secrets, and harmless whatever is stored.
+
+It must not know how access is decided; every request here comes from local debugging.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from flask_delayq import DelayQ, current_job
+from flask_delayq.admin import threads
+from flask_delayq.errors import BackendUnavailableError
+from flask_delayq.job import NewJob, ProcessRecord
+from kit import make_app, running
+from waiting import wait_until
+
+CANARY = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"
+SECRET = "hunter2-and-more"
+
+JSON = {"Accept": "application/json"}
+PAGES = ("/", "/jobs", "/queues", "/schedules", "/processes", "/threads", "/produce", "/health")
+
+
+class Page(HTMLParser):
+    """A parsed page: its texts, and what would be active in it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.active: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "img", "iframe", "object", "embed", "style", "svg"):
+            self.active.append(tag)
+        self.active += [name for name, _ in attrs if name.startswith("on") or name == "style"]
+        self.active += [value for _, value in attrs if value and value.startswith("javascript:")]
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+@pytest.fixture
+def app_and_delayq() -> tuple[Flask, DelayQ]:
+    app, delayq = make_app()
+    app.debug = True
+    return app, delayq
+
+
+@pytest.fixture
+def client(app_and_delayq: tuple[Flask, DelayQ]) -> FlaskClient:
+    return app_and_delayq[0].test_client()
+
+
+@pytest.fixture
+def delayq(app_and_delayq: tuple[Flask, DelayQ]) -> DelayQ:
+    return app_and_delayq[1]
+
+
+def page(client: FlaskClient, path: str, status: int = 200) -> Page:
+    found = client.get(f"/delayq{path}")
+    assert found.status_code == status, found.text
+    assert found.content_type == "text/html; charset=utf-8"
+    return Page(found.text)
+
+
+def data(client: FlaskClient, path: str, status: int = 200) -> Any:
+    found = client.get(f"/delayq{path}", headers=JSON)
+    assert found.status_code == status, found.text
+    assert found.content_type == "application/json"
+    return found.json
+
+
+# --- hostile data ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def poisoned(delayq: DelayQ) -> Iterator[list[str]]:
+    """Canaries wherever a store or a program can put a text; returns job ids."""
+
+    @delayq.task(name="fails")
+    def fails(value: str) -> None:
+        current_job.progress(1, 2, CANARY)
+        raise ValueError(CANARY)
+
+    @delayq.task(name="works", produce=True)
+    def works(value: str = CANARY) -> dict[str, str]:
+        return {value: value}
+
+    works.function.__doc__ = CANARY
+    ids = [fails.enqueue(CANARY).id, works.enqueue(CANARY).id]
+    delayq.schedules.add("poll", works, kwargs={"value": CANARY}, every=60)
+    delayq.drain()
+    backend = delayq.state.backend
+    forged = NewJob("forged", CANARY, CANARY, 77, 1e18, 0.0, b"\x80 no JSON")
+    backend.enqueue([forged], now=0.0, timeout=1.0)
+    info = json.dumps({"role": CANARY, "workers": CANARY, "queues": [CANARY]}).encode()
+    backend.announce(ProcessRecord("o1", 1, CANARY, 0.0, 0.0, info))
+    backend.announce(ProcessRecord("o2", 2, "h", 0.0, -1e18, b"no JSON"))
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait, name=CANARY)
+    thread.start()
+    yield [*ids, "forged"]
+    release.set()
+    thread.join()
+
+
+def test_no_stored_text_becomes_part_of_a_page(client: FlaskClient, poisoned: list[str]) -> None:
+    seen = 0
+    for path in (*PAGES, "/produce?task=works", *(f"/jobs/{job_id}" for job_id in poisoned)):
+        found = page(client, path)
+        assert found.active == [], path
+        assert "49" not in found.text or "{{7*7}}" in found.text
+        seen += "<script>alert(1)</script>" in found.text
+        data(client, path)
+    assert seen >= 8  # it is shown, as text
+
+
+@pytest.mark.parametrize(
+    "path", ["/jobs?queue=" + CANARY, "/jobs?state=" + CANARY, "/jobs?limit=" + CANARY, "/" + CANARY]
+)
+def test_no_parameter_becomes_part_of_a_page(client: FlaskClient, path: str) -> None:
+    found = client.get(f"/delayq{path}")
+    assert found.status_code in (400, 404)
+    assert Page(found.text).active == []
+
+
+def test_what_was_typed_into_the_form_stays_text(client: FlaskClient, poisoned: list[str]) -> None:
+    fields = {"task": "works", "argument.value": CANARY, "delay": CANARY, "queue": CANARY, "id": CANARY}
+    found = client.post("/delayq/produce", data=fields, headers={"Sec-Fetch-Site": "same-origin"})
+    assert found.status_code == 400
+    assert Page(found.text).active == []
+
+
+# --- secrets ---------------------------------------------------------------------------------------
+
+
+def test_secrets_are_hidden_by_name_at_any_depth_and_in_texts(
+    client: FlaskClient, delayq: DelayQ
+) -> None:
+    @delayq.task(name="login")
+    def login(user: str, Password: str, options: dict[str, Any]) -> Any:  # noqa: N803
+        current_job.progress(1, 2, f"trying {Password}")
+        if user == "bad":
+            raise PermissionError(f"no: {Password!r} in {options}")
+        return {"echo": Password, "session": {"X-Api-Key": "k-12345678"}}
+
+    deep = {
+        "headers": [{"Authorization": "Basic Zm9vOmJhcg"}],
+        "db_secret": {"a": ["s3cr3t-value"]},
+        "n": 1,
+    }
+    ids = [login.enqueue(user, SECRET, deep).id for user in ("good", "bad")]
+    delayq.drain()
+    for job_id in ids:
+        for text in (page(client, f"/jobs/{job_id}").text, json.dumps(data(client, f"/jobs/{job_id}"))):
+            for secret in (SECRET, "Zm9vOmJhcg", "s3cr3t-value", "k-12345678"):
+                assert secret not in text
+            assert "[hidden]" in text
+    shown = data(client, f"/jobs/{ids[0]}")["job"]
+    assert shown["arguments"] == {
+        "user": "good",
+        "Password": "[hidden]",
+        "options": {"headers": [{"Authorization": "[hidden]"}], "db_secret": "[hidden]", "n": 1},
+    }
+
+
+def test_what_is_hidden_can_be_configured(client: FlaskClient) -> None:
+    app, delayq = make_app(redact=["iban"])
+    app.debug = True
+
+    @delayq.task(name="pay")
+    def pay(my_IBAN: str, password: str) -> None: ...  # noqa: N803
+
+    job = pay.enqueue("DE02 1203", "open")
+    shown = data(app.test_client(), f"/jobs/{job.id}")["job"]["arguments"]
+    assert shown == {"my_IBAN": "[hidden]", "password": "open"}
+
+
+# --- jobs ------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_shown_whole(client: FlaskClient, delayq: DelayQ) -> None:
+    @delayq.task(name="add", queue="sums", priority="high")
+    def add(a: int, b: int = 2) -> int:
+        current_job.progress(3, 4, "adding")
+        return a + b
+
+    job = add.enqueue(1)
+    delayq.drain()
+    shown = data(client, f"/jobs/{job.id}")["job"]
+    assert shown["state"] == "completed"
+    assert (shown["queue"], shown["priority"], shown["attempt"]) == ("sums", "high", 1)
+    assert (shown["arguments"], shown["result"], shown["error"]) == ({"a": 1}, 3, None)
+    assert shown["run_at"] <= shown["started_at"] <= shown["finished_at"]
+    text = page(client, f"/jobs/{job.id}").text
+    assert "add" in text and "completed" in text and '"a": 1' in text
+
+
+def test_a_failed_job_shows_its_traceback_and_can_be_retried(
+    client: FlaskClient, delayq: DelayQ
+) -> None:
+    @delayq.task(name="divide")
+    def divide(a: int) -> float:
+        return 1 / a
+
+    job = divide.enqueue(0)
+    delayq.drain()
+    text = page(client, f"/jobs/{job.id}").text
+    assert "ZeroDivisionError" in text and "return 1 / a" in text and "Retry now" in text
+    same = {"Sec-Fetch-Site": "same-origin"}
+    found = client.post(f"/delayq/jobs/{job.id}/retry", headers=same)
+    assert (found.status_code, found.headers["Location"]) == (303, f"/delayq/jobs/{job.id}")
+    assert job.refresh().state == "ready"
+    assert client.post(f"/delayq/jobs/{job.id}/retry", headers=same).status_code == 409
+    found = client.post(f"/delayq/jobs/{job.id}/cancel", headers={**same, **JSON})
+    assert found.json["job"]["state"] == "cancelled"
+    assert "Retry now" in page(client, f"/jobs/{job.id}").text
+
+
+def test_an_unknown_job_is_not_found(client: FlaskClient) -> None:
+    assert data(client, "/jobs/nobody", 404)["error"]["type"] == "JobNotFoundError"
+    assert "nobody" in page(client, "/jobs/nobody", 404).text
+
+
+def test_jobs_are_filtered_and_paged_by_key(client: FlaskClient, delayq: DelayQ) -> None:
+    @delayq.task(name="a", queue="x")
+    def a() -> None: ...
+
+    @delayq.task(name="b", queue="y")
+    def b() -> None: ...
+
+    ids = [job.id for _ in range(5) for job in (a.enqueue(), b.enqueue_in(60))]
+    newest = ids[::-1]
+
+    def listed(query: str) -> list[str]:
+        return [job["id"] for job in data(client, f"/jobs?{query}")["jobs"]]
+
+    assert listed("") == newest
+    assert listed("state=ready") == listed("queue=x") == listed("task=a") == newest[1::2]
+    assert listed("state=ready&state=scheduled") == newest
+    assert listed("state=failed") == listed("queue=none") == []
+    assert listed("queue=&task=&state=") == newest  # the form, with nothing filled in
+    pages, path = [], "/jobs?queue=y&limit=2"
+    while path:
+        found = data(client, path)
+        pages.append([job["id"] for job in found["jobs"]])
+        path = (found["next"] or "").removeprefix("/delayq")
+    assert pages == [newest[0:4:2], newest[4:8:2], newest[8:10:2]]
+    assert "Older jobs" in page(client, "/jobs?limit=9").text
+    assert "Older jobs" not in page(client, "/jobs?limit=10").text
+
+
+@pytest.mark.parametrize(
+    "query, status",
+    [
+        ("limit=-1", 200),
+        ("limit=0", 200),
+        ("limit=999999999", 200),
+        ("limit=1e18", 400),
+        ("limit=text", 400),
+        ("limit=" + "9" * 5000, 400),
+        ("limit=\u0661", 400),
+        ("limit=1&limit=2", 400),
+        ("queue=a&queue=b", 400),
+        ("queue=a'%20OR%201=1", 400),
+        ("before=../x", 400),
+        ("task=" + "x" * 129, 400),
+        ("state=waiting", 400),
+        ("state=ready&state=nothing", 400),
+        ("queue=%00", 400),
+    ],
+)
+def test_hostile_parameters(client: FlaskClient, delayq: DelayQ, query: str, status: int) -> None:
+    @delayq.task(name="a")
+    def a() -> None: ...
+
+    a.enqueue_many([()] * 210)
+    found = data(client, f"/jobs?{query}", status)
+    if status == 200:
+        assert len(found["jobs"]) == (200 if "999" in query else 1)
+
+
+# --- queues and schedules --------------------------------------------------------------------------
+
+
+def test_a_queue_is_paused_resumed_and_purged(client: FlaskClient, delayq: DelayQ) -> None:
+    @delayq.task(name="a", queue="x")
+    def a() -> None: ...
+
+    a.enqueue()
+    a.enqueue_in(60)
+    same = {"Sec-Fetch-Site": "same-origin", **JSON}
+    assert client.post("/delayq/queues/x/pause", headers=same).json["queue"]["paused"] is True
+    assert delayq.drain() == []
+    assert "paused" in page(client, "/queues").text
+    assert client.post("/delayq/queues/x/resume", headers=same).json["queue"]["paused"] is False
+    assert "Cancel all 2 waiting jobs" in page(client, "/queues").text
+    found = client.post("/delayq/queues/x/purge", headers=same).json
+    assert (found["purged"], found["more"]) == (2, False)
+    assert delayq.counts()["cancelled"] == 2
+
+
+def test_a_schedule_is_paused_resumed_and_removed(client: FlaskClient, delayq: DelayQ) -> None:
+    @delayq.task(name="a")
+    def a() -> None: ...
+
+    delayq.schedules.add("nightly", a, cron="0 3 * * *", timezone="Europe/Berlin")
+    shown = data(client, "/schedules")["schedules"][0]
+    assert shown["rule"] == "cron 0 3 * * * (Europe/Berlin)"
+    assert shown["next_due"].endswith("Z")
+    same = {"Sec-Fetch-Site": "same-origin", **JSON}
+    assert (
+        client.post("/delayq/schedules/nightly/pause", headers=same).json["schedule"]["paused"] is True
+    )
+    assert (
+        client.post("/delayq/schedules/nightly/resume", headers=same).json["schedule"]["paused"] is False
+    )
+    assert client.post("/delayq/schedules/nightly/remove", headers=same).json == {"schedule": None}
+    assert client.post("/delayq/schedules/nightly/remove", headers=same).status_code == 404
+
+
+# --- processes, threads, health --------------------------------------------------------------------
+
+
+def test_threads_show_what_runs_where_but_no_values(client: FlaskClient, delayq: DelayQ) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    @delayq.task(name="long_one")
+    def long_one(text: str) -> None:
+        hidden_local = text * 2
+        begun.set()
+        release.wait(20)
+        assert hidden_local
+
+    with running(delayq):
+        try:
+            job = long_one.enqueue("never-shown")
+            assert begun.wait(5)
+            found = data(client, "/threads")
+            html = client.get("/delayq/threads").text
+        finally:
+            release.set()
+        assert "never-shown" not in json.dumps(found) + html
+        assert "hidden_local" not in json.dumps(found) + html
+        first = found["threads"][0]
+        assert first["role"] == "worker"
+        assert (first["job"]["id"], first["job"]["task"], first["job"]["attempt"]) == (
+            job.id,
+            "long_one",
+            1,
+        )
+        assert 0 <= first["job"]["running_for"] < 5
+        assert any(line.endswith("long_one") and "test_pages.py:" in line for line in first["stack"])
+        assert not any(line.startswith("/") for line in first["stack"])
+        roles = [thread["role"] for thread in found["threads"]]
+        assert {"worker", "dispatcher", "recorder", "maintenance", "renewer", "this request"} <= set(
+            roles
+        )
+        assert roles.count("worker") == delayq.state.settings.workers
+        assert found["owner"] == delayq.state.supervisor.owner
+        assert job.id in html and "long_one" in html
+
+
+def test_threads_are_bounded_and_taken_once_a_second(
+    client: FlaskClient, delayq: DelayQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deep(levels: int) -> None:
+        if levels:
+            deep(levels - 1)
+        else:
+            ready.release()
+            release.wait()
+
+    ready, release = threading.Semaphore(0), threading.Event()
+    monkeypatch.setattr(threads, "MOST", 5)
+    started = [threading.Thread(target=deep, args=(100,)) for _ in range(8)]
+    try:
+        for thread in started:
+            thread.start()
+        for _ in started:
+            ready.acquire()
+        first = data(client, "/threads")
+        assert len(first["threads"]) == 5
+        assert first["left_out"] >= 4
+        deepest = [thread for thread in first["threads"] if thread["deeper"]]
+        assert all(len(thread["stack"]) == threads.DEPTH for thread in deepest)
+        assert deepest
+        assert data(client, "/threads") == first
+    finally:
+        release.set()
+        for thread in started:
+            thread.join()
+
+
+def test_without_safe_frames_there_are_no_stacks(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_delayq.launch.frames_are_safe", lambda: False)
+    found = data(client, "/threads")
+    assert found["threads"]
+    assert all(thread["stack"] == [] for thread in found["threads"])
+    assert "cannot show stacks" in page(client, "/threads").text
+
+
+def test_processes_name_this_one(client: FlaskClient, delayq: DelayQ) -> None:
+    assert "No process runs jobs" in page(client, "/processes").text
+    with running(delayq):
+        found = wait_until(
+            lambda: data(client, "/processes")["processes"], what="the process is announced"
+        )
+        assert [(one["this"], one["alive"], one["role"]) for one in found] == [(True, True, "start()")]
+        assert found[0]["workers"] == delayq.state.settings.workers
+        assert "this one" in page(client, "/processes").text
+
+
+def test_health_tells_people_with_access_why(
+    client: FlaskClient, delayq: DelayQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = data(client, "/health")["health"]
+    assert (found["status"], found["store"]["url"], found["mode"]) == ("ok", "memory://", "manual")
+    with running(delayq):
+        supervisor = delayq.state.supervisor
+        monkeypatch.setattr(supervisor, "troubles", lambda: ["dispatcher fails: of a test"])
+        found = data(client, "/health", 503)["health"]
+        assert (found["status"], found["reason"]) == ("failing", "dispatcher fails: of a test")
+        assert "dispatcher fails" in page(client, "/health", 503).text
+        far = client.get("/delayq/health", environ_overrides={"REMOTE_ADDR": "203.0.113.9"})
+        assert (far.status_code, far.text) == (503, "failing\n")
+
+
+def test_a_store_that_is_away_is_said_on_the_page(
+    client: FlaskClient, delayq: DelayQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*args: object, **kwargs: object) -> None:
+        raise BackendUnavailableError("the disk is full", reason="full")
+
+    for verb in ("list", "get", "counts", "queues"):
+        monkeypatch.setattr(delayq.state.backend, verb, away)
+    found = client.get("/delayq/jobs", headers=JSON)
+    assert (found.status_code, found.headers["Retry-After"]) == (503, "5")
+    assert found.json["error"] == {"type": "BackendUnavailableError", "message": "the disk is full"}
+    assert "the disk is full" in page(client, "/jobs/x", 503).text
+    assert "the disk is full" in page(client, "/").text  # the overview still opens
+    assert data(client, "/")["healthy"] is False
+
+
+def test_a_wrong_setting_is_no_secret_of_the_page(caplog: pytest.LogCaptureFixture) -> None:
+    app, _ = make_app(workers="many", admin_token="x" * 20)
+    app.debug = True
+    client = app.test_client()
+    found = client.get("/delayq/")
+    assert found.status_code == 500
+    assert "DELAYQ_WORKERS" not in found.text and "DELAYQ_WORKERS" in caplog.text
+    assert found.headers["Cache-Control"] == "no-store"
+    assert client.get("/delayq/health").status_code == 503
+
+
+def test_the_overview_has_everything_at_a_glance(client: FlaskClient, delayq: DelayQ) -> None:
+    @delayq.task(name="a", every=60)
+    def a() -> None: ...
+
+    a.enqueue()
+    delayq.drain()
+    a.enqueue_in(5)
+    found = data(client, "/")
+    assert found["healthy"] is True
+    assert found["counts"] == delayq.counts()
+    assert [queue["name"] for queue in found["queues"]] == ["default"]
+    assert found["schedules"][0]["rule"] == "every 0:01:00"
+    text = page(client, "/").text
+    for word in ("scheduled", "completed", "default", "every 0:01:00", "No process runs jobs"):
+        assert word in text

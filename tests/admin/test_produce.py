@@ -1,0 +1,389 @@
+"""``/delayq/produce``: what it takes, what it refuses, and how it says so.
+
+It must not know who may get there; every request here carries the token or comes from local debugging.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import date, datetime
+from typing import Any
+
+import pytest
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from flask_delayq import DelayQ
+from flask_delayq.errors import BackendUnavailableError, EnqueueUncertainError
+from kit import make_app
+
+TOKEN = "a-token-of-some-length"
+URL = "/delayq/produce"
+AUTH = {"Authorization": f"Bearer {TOKEN}"}
+SAME = {"Sec-Fetch-Site": "same-origin"}
+
+
+@pytest.fixture
+def made() -> tuple[Flask, DelayQ]:
+    app, delayq = make_app(admin_token=TOKEN, max_payload=2000, max_pending=20)
+    app.debug = True
+
+    @delayq.task(name="send", produce=True, queue="mail")
+    def send(
+        to: str, when: datetime | None = None, *more: int, urgent: bool = False, **rest: Any
+    ) -> str:
+        "Send it."
+        return to
+
+    @delayq.task(name="internal")
+    def internal(secret_default: str = "not-to-be-seen") -> None: ...
+
+    return app, delayq
+
+
+@pytest.fixture
+def app(made: tuple[Flask, DelayQ]) -> Flask:
+    return made[0]
+
+
+@pytest.fixture
+def delayq(made: tuple[Flask, DelayQ]) -> DelayQ:
+    return made[1]
+
+
+def post(app: Flask, call: Any, **headers: str) -> TestResponse:
+    return app.test_client().post(URL, json=call, headers={**AUTH, **headers})
+
+
+def refused(found: TestResponse, status: int, kind: str) -> str:
+    assert found.status_code == status, found.text
+    error = found.json["error"]
+    assert error["type"] == kind
+    assert "Traceback" not in error["message"]
+    return str(error["message"])
+
+
+# --- what it takes ---------------------------------------------------------------------------------
+
+
+def test_a_call_is_stored_and_answered_with_its_place(app: Flask, delayq: DelayQ) -> None:
+    found = post(app, {"task": "send", "args": ["ada"], "kwargs": {"urgent": True}})
+    assert found.status_code == 202
+    shown = found.json["job"]
+    assert found.headers["Location"] == f"/delayq/jobs/{shown['id']}"
+    assert (shown["task"], shown["queue"], shown["state"]) == ("send", "mail", "ready")
+    assert found.json["created"] is True
+    args, kwargs = delayq.get(shown["id"]).arguments
+    assert (args[0], kwargs) == ("ada", {"urgent": True})
+
+
+def test_all_options(app: Flask, delayq: DelayQ) -> None:
+    call = {
+        "task": "send",
+        "args": ["ada", "2030-01-01T00:00:00Z", 1, 2],
+        "kwargs": {"x": None},
+        "delay": 60,
+        "queue": "q",
+        "priority": "high",
+        "id": "mine",
+    }
+    found = post(app, call)
+    assert found.status_code == 202
+    job = delayq.get("mine")
+    assert (job.queue, job.priority, job.state) == ("q", "high", "scheduled")
+    args, kwargs = job.arguments
+    assert args[1] == datetime.fromisoformat("2030-01-01T00:00:00+00:00")
+    assert (args[2:], kwargs) == ((1, 2), {"x": None})
+    again = post(app, call)
+    assert (again.status_code, again.json["created"]) == (202, False)
+    refused(post(app, {**call, "args": ["bob"]}), 409, "JobConflictError")
+
+
+def test_a_moment(app: Flask, delayq: DelayQ) -> None:
+    found = post(app, {"task": "send", "args": ["a"], "run_at": "2030-01-31T08:00:00+01:00"})
+    # Further than the limit only if the clock of this machine is far off.
+    assert found.json["job"]["run_at"] == "2030-01-31T07:00:00.000Z"
+
+
+def test_json_works_whatever_is_accepted_and_with_a_charset(app: Flask) -> None:
+    client = app.test_client()
+    for accept in ("*/*", "application/json", ""):
+        found = client.post(
+            URL, json={"task": "send", "args": ["a"]}, headers={**AUTH, "Accept": accept}
+        )
+        assert (found.status_code, found.content_type) == (202, "application/json")
+    body = json.dumps({"task": "send", "args": ["ü"]}, ensure_ascii=False).encode()
+    found = client.post(URL, data=body, content_type="application/json; charset=utf-8", headers=AUTH)
+    assert found.status_code == 202
+
+
+# --- what it refuses -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call, kind",
+    [
+        ([], "BadCallError"),
+        ({}, "BadCallError"),
+        ({"task": 1}, "BadCallError"),
+        ({"task": "send", "args": "ada"}, "BadCallError"),
+        ({"task": "send", "args": {"to": "ada"}}, "BadCallError"),
+        ({"task": "send", "kwargs": ["ada"]}, "BadCallError"),
+        ({"task": "send", "args": ["a"], "unknown": 1}, "BadCallError"),
+        ({"task": "send", "args": ["a"], "delay": "5"}, "BadCallError"),
+        ({"task": "send", "args": ["a"], "delay": True}, "BadCallError"),
+        ({"task": "send", "args": ["a"], "delay": -1}, "DelayError"),
+        ({"task": "send", "args": ["a"], "delay": 1e18}, "DelayError"),
+        ({"task": "send", "args": ["a"], "delay": 1, "run_at": "2030-01-01T00:00:00Z"}, "BadCallError"),
+        ({"task": "send", "args": ["a"], "run_at": "2030-01-01T00:00:00"}, "DelayError"),
+        ({"task": "send", "args": ["a"], "run_at": "9999-01-01T00:00:00Z"}, "DelayError"),
+        ({"task": "send", "args": ["a"], "run_at": "tomorrow"}, "BadCallError"),
+        ({"task": "send", "args": ["a"], "run_at": 5}, "BadCallError"),
+        ({"task": "send", "args": ["a"], "queue": "a b"}, "InvalidNameError"),
+        ({"task": "send", "args": ["a"], "queue": ""}, "InvalidNameError"),
+        ({"task": "send", "args": ["a"], "priority": "urgent"}, "BadCallError"),
+        ({"task": "send", "args": ["a"], "id": "../x"}, "InvalidNameError"),
+        ({"task": "send"}, "ArgumentError"),
+        ({"task": "send", "args": [1]}, "ArgumentError"),
+        ({"task": "send", "args": ["a", "no date"]}, "ArgumentError"),
+        ({"task": "send", "args": ["a"], "kwargs": {"to": "b"}}, "ArgumentError"),
+        ({"task": "send", "args": ["a"], "kwargs": {"urgent": "yes"}}, "ArgumentError"),
+    ],
+)
+def test_bad_calls(app: Flask, delayq: DelayQ, call: Any, kind: str) -> None:
+    refused(post(app, call), 400, kind)
+    assert delayq.jobs() == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b'{"task": "send", "args": ["a"], "delay": NaN}',
+        b'{"task": "send", "args": ["a"], "delay": 1e999}',
+        b'{"task": "send", "args": ["\\ud800"]}',
+        b'{"task": "send", "args": [' + b"[" * 1500 + b"]" * 1500 + b"]}",
+        b'{"task": "send", "args": ["a"], "kwargs": {"x": '
+        + b'{"y":' * 1500
+        + b"1"
+        + b"}" * 1500
+        + b"}}",
+    ],
+)
+def test_bodies_that_are_no_call(app: Flask, delayq: DelayQ, body: bytes) -> None:
+    found = app.test_client().post(URL, data=body, content_type="application/json", headers=AUTH)
+    refused(found, 400, "BadCallError")
+    assert delayq.jobs() == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["text/plain", "application/x-json", "application/jsonp", "multipart/form-data; boundary=x", ""],
+)
+def test_the_content_type_is_exact(app: Flask, delayq: DelayQ, kind: str) -> None:
+    body = b'{"task": "send", "args": ["a"]}'
+    headers = {**AUTH, "Accept": "application/json"}
+    found = app.test_client().post(URL, data=body, content_type=kind, headers=headers)
+    refused(found, 415, "UnsupportedMediaType")
+    assert delayq.jobs() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["nobody", "internal", "os:system", "os.system", "__class__", "", "a b"]
+)
+def test_unknown_and_unexposed_tasks_are_not_found_alike(app: Flask, name: str) -> None:
+    found = app.test_client().post(URL, json={"task": name}, headers=SAME)
+    assert refused(found, 404, "NotFound") == "no task of this name may be produced here"
+
+
+def test_the_token_may_produce_any_task(app: Flask) -> None:
+    assert post(app, {"task": "internal"}).status_code == 202
+
+
+# --- limits ----------------------------------------------------------------------------------------
+
+
+class Endless(io.RawIOBase):
+    """A body without end, that counts what was read of it."""
+
+    taken = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        assert size >= 0, "somebody wanted all of it"
+        self.taken += size
+        return b" " * size
+
+
+def chunked(body: Any) -> dict[str, Any]:
+    """How a server passes a body on whose length was not announced."""
+    return {"wsgi.input": body, "wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+
+
+def test_a_body_too_large_is_refused_before_it_is_read(app: Flask) -> None:
+    body = Endless()
+    found = app.test_client().post(
+        URL,
+        content_type="application/json",
+        headers=AUTH,
+        environ_overrides={"wsgi.input": body, "CONTENT_LENGTH": str(1 << 40)},
+    )
+    refused(found, 413, "RequestEntityTooLarge")
+    assert body.taken == 0
+
+
+def test_a_chunked_body_is_read_up_to_the_limit(app: Flask) -> None:
+    body = Endless()
+    found = app.test_client().post(
+        URL,
+        content_type="application/json",
+        headers={**AUTH, "Transfer-Encoding": "chunked"},
+        environ_overrides=chunked(body),
+    )
+    refused(found, 413, "RequestEntityTooLarge")
+    assert body.taken == 2000 + 16 * 1024 + 1
+
+
+def test_a_chunked_body_within_the_limit_is_taken(app: Flask) -> None:
+    found = app.test_client().post(
+        URL,
+        content_type="application/json",
+        headers={**AUTH, "Transfer-Encoding": "chunked"},
+        environ_overrides=chunked(io.BytesIO(b'{"task": "send", "args": ["a"]}')),
+    )
+    assert found.status_code == 202
+
+
+def test_arguments_too_large(app: Flask, delayq: DelayQ) -> None:
+    small = 2000 - len('{"to":""}')
+    assert post(app, {"task": "send", "args": ["x" * small]}).status_code == 202
+    refused(post(app, {"task": "send", "args": ["x" * (small + 1)]}), 413, "PayloadTooLargeError")
+
+
+def test_a_full_queue(app: Flask) -> None:
+    for _ in range(20):
+        assert post(app, {"task": "send", "args": ["a"]}).status_code == 202
+    found = post(app, {"task": "send", "args": ["a"]})
+    refused(found, 429, "QueueFullError")
+    assert int(found.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize(
+    "error", [BackendUnavailableError("away", reason="locked"), EnqueueUncertainError(["j1"])]
+)
+def test_a_store_in_trouble(
+    app: Flask, delayq: DelayQ, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def enqueue(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(delayq.state.backend, "enqueue", enqueue)
+    found = post(app, {"task": "send", "args": ["a"]})
+    refused(found, 503, type(error).__name__)
+    assert int(found.headers["Retry-After"]) > 0
+    if isinstance(error, EnqueueUncertainError):
+        assert found.json["error"]["job_ids"] == ["j1"]  # safe to repeat with
+
+
+# --- the form --------------------------------------------------------------------------------------
+
+
+def form(app: Flask, **fields: str) -> TestResponse:
+    fields = {
+        ("argument." + name[2:] if name.startswith("a_") else name): v for name, v in fields.items()
+    }
+    return app.test_client().post(URL, data={"task": "send", **fields}, headers=SAME)
+
+
+def test_tasks_are_offered_with_their_parameters(app: Flask) -> None:
+    offered = app.test_client().get(URL, headers={"Accept": "application/json"}).json["tasks"]
+    assert [task["name"] for task in offered] == ["send"]
+    parameters = {one.pop("name"): one for one in offered[0]["parameters"]}
+    assert parameters["to"]["required"] is True
+    assert parameters["urgent"] == {
+        "kind": "flag",
+        "annotation": "bool",
+        "default": "False",
+        "required": False,
+        "star": "",
+        "keyword": True,
+    }
+    page = app.test_client().get(f"{URL}?task=send").text
+    for text in ('name="argument.to"', 'name="argument.urgent"', "datetime | None", "Send it."):
+        assert text in page
+    assert app.test_client().get(f"{URL}?task=internal").status_code == 404
+    with_token = app.test_client().get(URL, headers={**AUTH, "Accept": "application/json"})
+    assert [task["name"] for task in with_token.json["tasks"]] == ["internal", "send"]
+    assert "not-to-be-seen" not in with_token.text
+
+
+def test_the_form_enqueues_and_leads_to_the_job(app: Flask, delayq: DelayQ) -> None:
+    found = form(
+        app, a_to="12", a_when="2030-01-01T00:00:00Z", a_urgent="true", delay="2.5", priority="low"
+    )
+    assert found.status_code == 303, found.text
+    job = delayq.get(found.headers["Location"].rpartition("/")[2])
+    args, kwargs = job.arguments
+    assert args[0] == "12"  # a text stays one, though it looks like a number
+    assert kwargs["urgent"] is True
+    assert job.priority == "low" and job.state == "scheduled"
+
+
+def test_more_values_and_names(app: Flask, delayq: DelayQ) -> None:
+    found = form(app, a_to="x", a_when="null", a_more="[1, 2]", a_rest='{"k": [true]}')
+    assert found.status_code == 303, found.text
+    job = delayq.get(found.headers["Location"].rpartition("/")[2])
+    assert job.arguments == (("x", None, 1, 2), {"k": [True]})
+    assert "must be given as well" in form(app, a_to="x", a_more="[1]").text
+
+
+@pytest.mark.parametrize(
+    "fields, reason",
+    [
+        ({"a_when": "someday"}, "argument when"),
+        ({"delay": "soon"}, "delay cannot be read"),
+        ({"delay": "-1"}, "must not be negative"),
+        ({"run_at": "soon"}, "run_at"),
+        ({"a_rest": "[]"}, "**rest cannot be read"),
+        ({"queue": "a b"}, "queue"),
+        ({"priority": "x"}, "priority"),
+    ],
+)
+def test_a_form_that_is_refused_keeps_what_was_typed(
+    app: Flask, delayq: DelayQ, fields: dict[str, str], reason: str
+) -> None:
+    found = form(app, a_to="keep-this", **fields)
+    assert found.status_code == 400
+    assert 'value="keep-this"' in found.text
+    assert reason in found.text
+    assert delayq.jobs() == []
+
+
+def test_the_form_says_errors_to_programs_as_json(app: Flask) -> None:
+    found = app.test_client().post(
+        URL, data={"task": "send", "delay": "x"}, headers={**SAME, "Accept": "application/json"}
+    )
+    refused(found, 400, "BadCallError")
+
+
+def test_a_form_without_a_length_is_refused(app: Flask) -> None:
+    found = app.test_client().post(
+        URL,
+        content_type="application/x-www-form-urlencoded",
+        headers={**AUTH, "Transfer-Encoding": "chunked"},
+        environ_overrides=chunked(Endless()),
+    )
+    assert found.status_code == 411
+
+
+def test_annotations_that_name_types_of_the_task_only(app: Flask, delayq: DelayQ) -> None:
+    @delayq.task(name="on_day", produce=True)
+    def on_day(day: date, /, note: str | None = None) -> None: ...
+
+    assert form(app, task="on_day", a_day="2030-02-03").status_code == 303
+    assert delayq.jobs(task="on_day")[0].arguments == ((date(2030, 2, 3),), {})

@@ -1,0 +1,399 @@
+"""``flask delayq ...`` as a person at a terminal sees it: output, exit codes, nothing that steers it.
+
+It must not know HTTP; real processes are in tests/acceptance.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from flask import Flask
+
+from flask_delayq import DelayQ, current_job
+from flask_delayq.cli.output import safe
+from flask_delayq.errors import BackendUnavailableError
+from flask_delayq.job import Health, NewJob, ProcessRecord
+from kit import make_app, running
+from waiting import wait_until
+
+HOSTILE = "\x1b[2J\x1b]8;;http://evil\x07\r\n\u202e\u2066\x9b31m\u2028\ufeffend"
+
+
+class Shell:
+    """An app, its DelayQ, and ``shell("status", "--json")``."""
+
+    def __init__(self, app: Flask, delayq: DelayQ) -> None:
+        self.app = app
+        self.delayq = delayq
+
+    def __call__(self, *words: str) -> Result:
+        result = self.app.test_cli_runner().invoke(args=["delayq", *words])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    def says(self, *words: str) -> str:
+        result = self(*words)
+        assert result.exit_code == 0, result.output
+        return str(result.stdout)
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.says(*words, "--json"))
+
+    def refuses(self, *words: str) -> str:
+        """One line on stderr and exit code 1."""
+        result = self(*words)
+        assert result.exit_code == 1, result.output
+        assert result.stdout == ""
+        assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+        return str(result.stderr)
+
+
+@pytest.fixture
+def shell() -> Shell:
+    app, delayq = make_app(max_pending=20)
+
+    @delayq.task(name="add", queue="sums")
+    def add(a: int, b: int = 2) -> int:
+        return a + b
+
+    @delayq.task(name="fail")
+    def fail(password: str = "hunter2-x") -> None:
+        raise ValueError(f"no\x1b[31m {password}")
+
+    @delayq.task(name="tick", every=60)
+    def tick() -> None: ...
+
+    return Shell(app, delayq)
+
+
+# --- status ----------------------------------------------------------------------------------------
+
+
+def test_status_of_nothing(shell: Shell) -> None:
+    text = shell.says("status")
+    assert text.startswith("ok\nstore memory://, mode manual\n")
+    assert "no process runs jobs" in text
+    found = shell.json("status")
+    assert found["healthy"] is True
+    assert set(found["counts"].values()) == {0}
+
+
+def test_status_shows_queues_processes_and_schedules(shell: Shell) -> None:
+    shell.says("enqueue", "add", "--args", "[1]")
+    shell.says("enqueue", "add", "--args", "[1]", "--delay", "60")
+    shell.says("pause", "sums")
+    with running(shell.delayq):
+        wait_until(lambda: shell.json("status")["schedules"], what="the schedules are stored")
+        wait_until(lambda: shell.json("status")["processes"], what="the process is announced")
+        found = shell.json("status")
+        text = shell.says("status")
+        assert str(os.getpid()) in shell.says("threads")
+        assert "/delayq/threads" in shell.says("threads")
+    assert (found["counts"]["ready"], found["counts"]["scheduled"]) == (1, 1)
+    queue = next(queue for queue in found["queues"] if queue["name"] == "sums")
+    assert (queue["paused"], queue["ready"], queue["scheduled"]) == (True, 1, 1)
+    assert queue["lateness"] >= 0
+    process = found["processes"][0]
+    assert (process["pid"], process["alive"]) == (os.getpid(), True)
+    assert (process["busy"], process["workers"]) == (0, 4)
+    assert found["schedules"][0]["name"] == "tick"
+    for word in ("sums", "paused", "0 of 4", str(os.getpid()), "tick", "every 0:01:00", "ready 1"):
+        assert word in text
+
+
+def test_status_fails_when_the_store_does(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*args: object, **kwargs: object) -> None:
+        raise BackendUnavailableError("the disk is full", reason="full")
+
+    backend = shell.delayq.state.backend
+    monkeypatch.setattr(backend, "health", lambda: Health(False, "the disk is full"))
+    monkeypatch.setattr(backend, "counts", away)
+    result = shell("status")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("failing: the disk is full\n")
+    result = shell("status", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["healthy"]) == (1, False)
+
+
+@pytest.mark.parametrize("late, exit_code", [(59.0, 0), (61.0, 1)])
+def test_status_fails_when_nobody_runs_what_is_due(shell: Shell, late: float, exit_code: int) -> None:
+    backend = shell.delayq.state.backend
+    now = shell.delayq.state.clock.now() - late
+    job = NewJob("j1", "add", "sums", 1, now, now, b'{"a":1}')
+    backend.enqueue([job], now=now, timeout=1.0)
+    result = shell("status")
+    assert result.exit_code == exit_code
+    assert ("no process runs any" in result.stdout) is bool(exit_code)
+    shell.says("pause", "sums")
+    assert shell("status").exit_code == 0  # somebody wanted it so
+
+
+def test_watch_looks_again_until_interrupted(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = iter([None, None])
+
+    def sleep(seconds: float) -> None:
+        if next(rounds, "end") == "end":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("flask_delayq.cli.status.time.sleep", sleep)
+    assert shell.says("status", "--watch").count("store memory://") == 3
+
+
+# --- jobs ------------------------------------------------------------------------------------------
+
+
+def test_tasks_are_listed_with_their_signature(shell: Shell) -> None:
+    assert "add" in (text := shell.says("tasks"))
+    assert "(a, b=2)" in text and "every 0:01:00" in text
+    assert "hunter2" not in text
+    assert [task["name"] for task in shell.json("tasks")["tasks"]] == ["add", "fail", "tick"]
+
+
+def test_a_job_from_enqueue_to_its_result(shell: Shell) -> None:
+    job_id = shell.says("enqueue", "add", "--args", "[1]", "--kwargs", '{"b": 41}').strip()
+    assert shell.json("show", job_id)["job"]["state"] == "ready"
+    shell.delayq.drain()
+    text = shell.says("show", job_id)
+    assert (
+        "state:        completed" in text and "result:       42" in text and '{"a": 1, "b": 41}' in text
+    )
+    assert job_id in shell.says("jobs", "--state", "completed")
+    assert shell.says("jobs", "--state", "failed") == "no job matches\n"
+    assert shell.says("prune", "--older-than", "0") == "1 jobs deleted\n"
+    assert "no job has the id" in shell.refuses("show", job_id)
+
+
+def test_options_of_enqueue(shell: Shell) -> None:
+    options = ["--queue", "q", "--priority", "high", "--id", "mine", "--delay", "60"]
+    found = shell.json("enqueue", "add", "--args", "[1]", *options)
+    assert found["created"] is True
+    job = found["job"]
+    assert (job["id"], job["queue"], job["priority"], job["state"]) == ("mine", "q", "high", "scheduled")
+    assert shell.json("enqueue", "add", "--args", "[1]", *options)["created"] is False
+    at = shell.json("enqueue", "add", "--args", "[1]", "--at", "2030-01-31T08:00:00+01:00")["job"]
+    assert at["run_at"] == "2030-01-31T07:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["enqueue", "ad"], "did you mean 'add'"),
+        (["enqueue", "os:system"], "no task named"),
+        (["enqueue", "add"], "missing a required argument"),
+        (["enqueue", "add", "--args", "1"], "--args cannot be read"),
+        (["enqueue", "add", "--args", "["], "--args cannot be read"),
+        (["enqueue", "add", "--args", '["x"]'], "argument a"),
+        (["enqueue", "add", "--args", "[1]", "--delay", "-1"], "must not be negative"),
+        (["enqueue", "add", "--args", "[1]", "--delay", "nan"], "must be finite"),
+        (["enqueue", "add", "--args", "[1]", "--at", "soon"], "cannot be read"),
+        (["enqueue", "add", "--args", "[1]", "--at", "2030-01-01T00:00:00"], "naive"),
+        (["enqueue", "add", "--args", "[1]", "--queue", "a b"], "queue"),
+        (["show", "nobody"], "no job has the id"),
+        (["show", HOSTILE], "no job has the id"),
+        (["cancel", "nobody"], "no job has the id"),
+        (["retry", "nobody"], "no job has the id"),
+        (["pause", HOSTILE], "not allowed"),
+        (["schedules", "pause", "nobody"], "no schedule is named"),
+    ],
+)
+def test_a_mistake_is_one_line(shell: Shell, words: list[str], reason: str) -> None:
+    message = shell.refuses(*words)
+    assert reason in message
+    assert message == safe(message, lines=True)
+
+
+def test_cancel_and_retry(shell: Shell) -> None:
+    job = shell.says("enqueue", "fail").strip()
+    assert "is cancelled" in shell.says("cancel", job)
+    assert "is ready" in shell.says("retry", job)
+    shell.delayq.drain()
+    assert "is failed already" in shell.refuses("cancel", job)
+    assert "is ready" in shell.says("retry", job)
+    assert "cannot retry" in shell.refuses("retry", job)
+
+
+def test_cancel_of_a_running_job_asks_it_to_stop(shell: Shell) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    @shell.delayq.task(name="long")
+    def long() -> None:
+        begun.set()
+        release.wait(20)
+
+    with running(shell.delayq):
+        try:
+            job = long.enqueue()
+            assert begun.wait(5)
+            assert "asked to stop" in shell.says("cancel", job.id)
+        finally:
+            release.set()
+
+
+def test_secrets_and_control_characters_of_a_job(shell: Shell) -> None:
+    job = shell.says("enqueue", "fail", "--args", '["top-secret-1"]').strip()
+    shell.delayq.drain()
+    text = shell.says("show", job)
+    assert "ValueError: no\\x1b[31m [hidden]" in text
+    assert "Traceback (most recent call last):\n" in text
+    assert "\x1b" not in text and "top-secret-1" not in text
+    found = shell.json("show", job)["job"]
+    assert found["error"]["message"] == "no\x1b[31m [hidden]"  # JSON is exact
+    assert "\x1b" not in shell.says("show", job, "--json")
+
+
+def test_forged_rows_do_not_steer_the_terminal(shell: Shell) -> None:
+    backend = shell.delayq.state.backend
+    forged = NewJob("forged", HOSTILE, HOSTILE, 9, 0.0, 0.0, b"\x80")
+    backend.enqueue([forged], now=0.0, timeout=1.0)
+    backend.announce(ProcessRecord("o", 1, HOSTILE, 0.0, 0.0, json.dumps({"role": HOSTILE}).encode()))
+    for words in (["status"], ["jobs"], ["show", "forged"], ["threads"]):
+        output = shell(*words).output
+        assert "end" in output
+        assert output == safe(output, lines=True)
+    assert json.loads(shell("jobs", "--json").stdout)["jobs"][0]["task"] == HOSTILE
+
+
+def test_safe_leaves_texts_readable() -> None:
+    assert safe("Grüße, 你好 🙂 → ok") == "Grüße, 你好 🙂 → ok"
+    assert safe("a\nb\tc\x00\udcff") == "a\\nb\\tc\\x00\\udcff"
+    assert safe("a\nb\r", lines=True) == "a\nb\\r"
+
+
+# --- queues, schedules, check ----------------------------------------------------------------------
+
+
+def test_pause_and_resume(shell: Shell) -> None:
+    shell.says("enqueue", "add", "--args", "[1]")
+    shell.says("pause", "sums")
+    assert shell.delayq.drain() == []
+    shell.says("resume", "sums")
+    assert len(shell.delayq.drain()) == 1
+
+
+def test_schedules(shell: Shell) -> None:
+    shell.delayq.drain()  # declares them
+    assert "every 0:01:00" in shell.says("schedules")
+    shell.says("schedules", "pause", "tick")
+    assert "paused" in shell.says("schedules")
+    shell.says("schedules", "resume", "tick")
+    assert shell.json("schedules")["schedules"][0]["paused"] is False
+    shell.says("schedules", "remove", "tick")
+    assert shell.says("schedules") == "no schedule\n"
+
+
+def test_check_says_where_jobs_live_and_whether_they_stay(tmp_path: Path) -> None:
+    app = Flask("kit", instance_path=str(tmp_path))
+    shell = Shell(app, DelayQ(app))
+    text = shell.says("check")
+    assert "configuration: ok" in text
+    assert str(tmp_path / "delayq.sqlite3") in text and "instance folder" in text
+    assert "launch: not seen to serve" in text
+    shell.delayq.state.close()
+    app, delayq = make_app()
+    assert "end with it" in Shell(app, delayq).says("check")
+
+
+def test_check_finds_a_task_that_cannot_be_called(shell: Shell) -> None:
+    @shell.delayq.task(name="broken")
+    def broken(thing: threading.Lock) -> None: ...
+
+    result = shell("check")
+    assert result.exit_code == 1
+    assert "parameter 'thing'" in result.stdout
+
+
+def test_check_finds_a_wrong_setting() -> None:
+    app, delayq = make_app(workers="many")
+    assert "DELAYQ_WORKERS" in Shell(app, delayq).refuses("check")
+
+
+# --- worker ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quiet_root() -> Iterator[None]:
+    """The worker sets logging up for its own process; here it must not stay."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before, level
+
+
+@pytest.mark.usefixtures("quiet_root")
+def test_a_worker_runs_so_many_jobs_and_restores_the_handlers(shell: Shell) -> None:
+    for number in range(5):
+        shell.says("enqueue", "add", "--args", f"[{number}]")
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    result = shell("worker", "--workers", "1", "--max-jobs", "3")
+    assert result.exit_code == 0
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert shell.delayq.counts()["completed"] == 3
+    assert shell.delayq.counts()["ready"] == 2
+    assert shell.delayq.state.supervisor is None
+
+
+@pytest.mark.usefixtures("quiet_root")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_lets_a_running_job_end_after_a_signal(shell: Shell, number: int) -> None:
+    release = threading.Event()
+
+    @shell.delayq.task(name="signals", queue="mine")
+    def signals() -> str:
+        os.kill(os.getpid(), number)
+        release.wait(0.3)
+        return "ended"
+
+    job = signals.enqueue()
+    other = shell.says("enqueue", "add", "--args", "[1]").strip()
+    assert shell("worker", "--queues", "mine, other").exit_code == 0
+    assert job.refresh().result == "ended"
+    assert shell.delayq.get(other).state == "ready"  # not its queue
+
+
+@pytest.mark.usefixtures("quiet_root")
+def test_a_second_signal_shortens_the_drain(shell: Shell) -> None:
+    release = threading.Event()
+
+    @shell.delayq.task(name="stubborn")
+    def stubborn() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until(lambda: not shell.delayq.state.supervisor.dispatcher.open, what="the drain began")
+        os.kill(os.getpid(), signal.SIGTERM)
+        release.wait(30)
+
+    job = stubborn.enqueue()
+    clock = shell.delayq.state.clock
+    began = clock.monotonic()
+    try:
+        assert shell("worker").exit_code == 1
+    finally:
+        release.set()
+    assert clock.monotonic() - began < 10
+    assert job.refresh().record.interrupted or job.state == "completed"
+    shell.delayq.state.stop(5)
+
+
+@pytest.mark.usefixtures("quiet_root")
+def test_a_workers_options_are_checked(shell: Shell) -> None:
+    assert "queue" in shell.refuses("worker", "--queues", "a b")
+    assert shell("worker", "--workers", "0").exit_code == 2
+
+
+def test_progress_in_show(shell: Shell) -> None:
+    @shell.delayq.task(name="slow")
+    def slow() -> None:
+        current_job.progress(3, 4, "pages")
+
+    job = slow.enqueue()
+    shell.delayq.drain()
+    assert '"done": 3' in shell.says("show", job.id)
