@@ -94,9 +94,9 @@ def url_prefix(config: Mapping[str, Any]) -> str:
 
 
 def _unknown(key: str) -> str:
-    known = [PREFIX + name.upper() for name in _READERS]
-    near = get_close_matches(key, known, 1)
-    return f"{key} is no setting" + (f"; did you mean {near[0]}?" if near else "")
+    near = get_close_matches(key[len(PREFIX) :].lower(), _READERS, 1)
+    hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+    return f"{key} is no setting{hint}"
 
 
 def _absolute(url: str, folder: str) -> str:

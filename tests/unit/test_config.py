@@ -1,0 +1,219 @@
+"""Every setting: good, bad and at its bounds; and errors that keep secrets.
+
+Must not know Flask.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from flask_delayq.config import MODES, REDACTED, Settings, url_prefix
+from flask_delayq.errors import ConfigurationError
+
+TOKEN = "correct-horse-battery"
+MB_1 = 1 << 20
+
+
+def read(testing: bool = False, **values: Any) -> Settings:
+    config = {f"DELAYQ_{key.upper()}": value for key, value in values.items()}
+    return Settings.read(config, folder="/srv/app/instance", testing=testing)
+
+
+def test_an_app_without_settings_runs() -> None:
+    settings = read()
+    assert settings == Settings(url="sqlite:////srv/app/instance/delayq.sqlite3")
+    assert settings.mode == "auto" and settings.queues is None and settings.admin_token == ()
+
+
+GOOD: list[tuple[str, Any, Any]] = [
+    ("url", "memory://", "memory://"),
+    *(("mode", mode, mode) for mode in MODES),
+    *(("workers", value, int(value)) for value in (1, 1024, "8")),
+    ("queues", None, None),
+    ("queues", "mail", ("mail",)),
+    ("queues", "mail, reports ,mail", ("mail", "reports")),
+    ("queues", ["mail", "reports"], ("mail", "reports")),
+    *(("lease", value, 3.0) for value in (3, 3.0, "3", timedelta(seconds=3))),
+    ("lease", 86_400, 86_400.0),
+    ("drain_timeout", None, None),
+    ("drain_timeout", 0, 0.0),
+    ("drain_timeout", "2.5", 2.5),
+    ("enqueue_timeout", 0.05, 0.05),
+    ("max_pending", None, None),
+    ("max_pending", 1, 1),
+    ("max_payload", 64, 64),
+    ("max_payload", 1 << 30, 1 << 30),
+    ("max_result", "1000", 1000),
+    ("retention", 0, 0.0),
+    ("retention", timedelta(days=3650), 3650 * 86400.0),
+    ("retention_failed", 1e8, 1e8),
+    ("retention_count", None, None),
+    ("retention_count", 0, 0),
+    ("max_attempts", 1_000_000, 1_000_000),
+    ("max_rescues", 0, 0),
+    ("max_rescues", 1000, 1000),
+    ("horizon", 1, 1.0),
+    *(("strict_priority", value, True) for value in (True, "1", "true", "Yes", "ON")),
+    *(("strict_priority", value, False) for value in (False, "0", "false", "No", "off", "")),
+    ("sqlite_synchronous", "NORMAL", "NORMAL"),
+    ("url_prefix", "/jobs/admin-2", "/jobs/admin-2"),
+    ("admin_token", None, ()),
+    ("admin_token", TOKEN, (TOKEN,)),
+    ("admin_token", "a, text with, commas and blanks", ("a, text with, commas and blanks",)),
+    ("admin_token", [TOKEN, "x" * 16], (TOKEN, "x" * 16)),
+    ("redact", "pin, iban", ("pin", "iban")),
+    ("redact", [], ()),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), GOOD, ids=str)
+def test_a_value_that_fits(key: str, value: Any, expected: Any) -> None:
+    got = getattr(read(**{key: value}), key)
+    assert got == expected and type(got) is type(expected)
+
+
+BAD: list[tuple[str, Any]] = [
+    *(("url", value) for value in (None, "", 5, b"memory://", ["memory://"])),
+    *(("mode", value) for value in ("AUTO", "threads", "", None, 5, ["auto"], True)),
+    *(("workers", value) for value in (0, -1, 1025, 4.0, "4.5", "four", "", True, None, math.nan, [4])),
+    *(
+        ("queues", value)
+        for value in ("", ",", "a,,b", [], (), ["a", 5], 5, [""], "a b", ["ä"], b"a", {})
+    ),
+    *(("lease", value) for value in (math.nextafter(3, 0), 2.999, 86_400.001, -1, math.nan, math.inf)),
+    *(
+        ("lease", value)
+        for value in ("nan", "inf", "1e400", "60s", "", True, None, timedelta(seconds=2))
+    ),
+    *(("drain_timeout", value) for value in (-0.001, -1, "x", 86_401, timedelta(days=2))),
+    *(("enqueue_timeout", value) for value in (0, 0.049, 3601, None)),
+    *(("max_pending", value) for value in (0, -1, 1_000_000_001, 1.5, True)),
+    *(("max_payload", value) for value in (63, (1 << 30) + 1, None)),
+    *(("max_result", value) for value in (63, "1e6")),
+    *(("retention", value) for value in (-1, None, math.inf, timedelta(days=-1))),
+    *(("retention_failed", value) for value in (-0.1, "week")),
+    *(("retention_count", value) for value in (-1, "all", 1.0)),
+    *(("max_attempts", value) for value in (0, 1_000_001, None)),
+    *(("max_rescues", value) for value in (-1, 1001)),
+    *(("horizon", value) for value in (0.999, 86_401)),
+    *(("strict_priority", value) for value in ("maybe", 1, 0, None, "2")),
+    *(("sqlite_synchronous", value) for value in ("normal", "OFF", "EXTRA", None, 1)),
+    *(
+        ("url_prefix", value)
+        for value in ("", "/", "delayq", "/delayq/", None, 5, "//evil", "/a//b", "/<x>")
+    ),
+    *(("url_prefix", value) for value in ("/a b", "/a?b", "/a#b", "/a\n", "/\\evil", "https://x/y")),
+    *(
+        ("admin_token", value)
+        for value in ("", "x" * 15, [], [TOKEN, "short"], 5, b"x" * 20, [b"x" * 20], {})
+    ),
+    *(("redact", value) for value in (None, 5, ["a", 5], "", [""])),
+    ("workers", 10**5000),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), BAD, ids=range(len(BAD)))
+def test_a_value_that_does_not_fit_is_refused_by_its_key(key: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(**{key: value})
+    assert caught.value.key == f"DELAYQ_{key.upper()}"
+    assert str(caught.value).startswith(f"DELAYQ_{key.upper()}: ")
+    assert len(str(caught.value)) < 300
+
+
+def test_every_setting_is_tried_above() -> None:
+    names = set(Settings.__struct_fields__)
+    assert {key for key, *_ in GOOD} == names
+    assert {key for key, *_ in BAD} == names
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("DELAYQ_WORKER", "DELAYQ_WORKERS"),
+        ("DELAYQ_URI", "DELAYQ_URL"),
+        ("DELAYQ_MAX_ATTEMPT", "DELAYQ_MAX_ATTEMPTS"),
+        ("DELAYQ_Url", "DELAYQ_URL"),
+        ("DELAYQ_", None),
+        ("DELAYQ_SOMETHING_ELSE_ENTIRELY", None),
+    ],
+)
+def test_an_unknown_key_is_an_error_that_names_the_one_meant(key: str, meant: str | None) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.read({key: "x"}, folder="/")
+    assert caught.value.key == key
+    assert (
+        (f"did you mean {meant}?" in str(caught.value))
+        if meant
+        else ("did you mean" not in str(caught.value))
+    )
+
+
+def test_keys_of_others_are_none_of_ours() -> None:
+    config = {"SECRET_KEY": "x", "delayq_url": 5, "DELAYQX": 1, 7: 8, "DELAY": 1}
+    assert Settings.read(config, folder="/", testing=True).url == "memory://"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "hunter2-short",
+        [TOKEN, "hunter2"],
+        {"hunter2": 1},
+        b"hunter2-hunter2-hunter2",
+        ("hunter2-hunter2-hunter2", 5),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_token_is_never_in_an_error(value: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(admin_token=value)
+    error: BaseException | None = caught.value
+    assert "hunter2" not in str(error) and TOKEN not in str(error)
+    assert caught.value.__suppress_context__, "a traceback would show what came before"
+
+
+def test_a_password_in_the_url_is_never_in_an_error() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(url=["postgresql://me:hunter2@host/db"])
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "absolute"),
+    [
+        ("sqlite:///jobs.db", "sqlite:////srv/app/instance/jobs.db"),
+        ("sqlite:///data/jobs.db", "sqlite:////srv/app/instance/data/jobs.db"),
+        ("SQLite:///jobs.db", "sqlite:////srv/app/instance/jobs.db"),
+        ("sqlite:////var/lib/jobs.db", "sqlite:////var/lib/jobs.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("memory://", "memory://"),
+        ("redis://host/0", "redis://host/0"),
+        ("sqlite://", "sqlite://"),
+    ],
+)
+def test_a_relative_path_begins_in_the_instance_folder(url: str, absolute: str) -> None:
+    assert read(url=url).url == absolute
+
+
+def test_a_tested_app_keeps_its_jobs_in_memory_unless_told_otherwise() -> None:
+    assert read(testing=True).url == "memory://"
+    assert read(testing=True, url="sqlite:///a.db").url == "sqlite:////srv/app/instance/a.db"
+
+
+def test_the_prefix_can_be_read_alone_and_before_the_rest() -> None:
+    assert url_prefix({}) == "/delayq"
+    assert url_prefix({"DELAYQ_URL_PREFIX": "/jobs", "DELAYQ_WORKERS": "many"}) == "/jobs"
+    for bad in (None, "jobs", "/jobs/", "/<int:x>"):
+        with pytest.raises(ConfigurationError) as caught:
+            url_prefix({"DELAYQ_URL_PREFIX": bad})
+        assert caught.value.key == "DELAYQ_URL_PREFIX"
+
+
+def test_secrets_are_redacted_by_default() -> None:
+    assert {"password", "token", "secret", "authorization"} <= set(REDACTED)
+    assert read().redact == REDACTED
