@@ -63,7 +63,7 @@ def test_allowed_names(name: str) -> None:
     "name",
     [
         *("", "A" * 129, " a", "a ", "a b", "a\n", "\na", "a\0", ".a", "-a", "_a", ":a", "a/b", "a\\b"),
-        *("ä", "a\u0301", "\uff19", "a\ud800", "a,b", "a'b", 'a"b', "a;b", "a%b", "<a>", "../a", "é" * 200),
+        *("ä", "a\u0301", "\uff19", "a\ud800", "a,b", "a'b", 'a"b', "a;b", "a%b", "<a>", "../a"),
         *(None, 5, True, b"a", ["a"], object(), 10**5000),
     ],
     ids=lambda name: ascii(name)[:20] if isinstance(name, str) else type(name).__name__,
