@@ -71,8 +71,8 @@ class Maintenance:
         if not self._ready:
             declare_schedules(self._backend, self._registry, now)
             self._prune_at = mono + PRUNE_EVERY
-            self._ready = True
             self._on_ready()
+            self._ready = True  # only now: if any of this failed, the next turn tries again
         self._rescue(now)
         fired = fire_due(self._backend, self._registry, now, self._sender)
         if fired:

@@ -100,6 +100,7 @@ class Supervisor:
         self._doorbell: Doorbell | None = None
         self._state_lock = threading.Lock()
         self._state = "new"  # -> "running" -> "stopping" -> "stopped"
+        self._retired = False
         self._done = threading.Event()
 
     # --- life ----------------------------------------------------------------------------------
@@ -154,16 +155,15 @@ class Supervisor:
         self._ring_off()
         self._dispatching.stop()
         self._maintaining.stop()
-        finished = self.pool.join(lambda: deadline - self._clock.monotonic())
-        if not finished:
+        self.pool.join(lambda: deadline - self._clock.monotonic())
+        if self.claims.running:
             self._interrupt()
         if self._join("dispatcher", "maintenance", seconds=1.0):
             # The dispatcher may have been claiming while we withdrew.
             self.dispatcher.release(self.claims.withdraw(float("inf")))
         self.recorder.flush()
-        if finished:
-            self._retire()
         self._state = "stopped"
+        self._retire_if_idle()
         self._done.set()
 
     def _interrupt(self) -> None:
@@ -173,10 +173,19 @@ class Supervisor:
         now = self._clock.now()
         self.recorder.add_all([Outcome(run.claim, Verb.INTERRUPT, now) for run in running])
 
-    def _retire(self) -> None:
-        """The last claim is gone: end the loops that kept it alive, and the sign of life."""
+    def _retire_if_idle(self) -> None:
+        """When the last job has ended, here or long after the drain: write its end, stop the loops that
+        kept its claim alive, and take back the sign of life."""
+        with self._state_lock:
+            if self._retired or self.claims.running:
+                return
+            self._retired = True
+        if not self.recorder.flush():
+            return  # the sign of life ends with the process, and what could not be written is repeated
         self._recording.stop()
         self._renewing.stop()
+        deadline = self._clock.monotonic() + 1.0
+        self.pool.join(lambda: deadline - self._clock.monotonic())
         self._join("recorder", "renewer", seconds=1.0)
         try:
             self._backend.withdraw(self.owner)
@@ -242,13 +251,8 @@ class Supervisor:
         finally:
             del self.claims.running[ident]
             self.pool.finished(self._clock.monotonic() - began)
-        if self._state == "stopped" and not self.claims.running:
-            self._last_one_out()
-
-    def _last_one_out(self) -> None:
-        """A job outlived the drain and has ended now: write its end, then retire after all."""
-        if self.recorder.flush():
-            self._retire()
+        if self._state == "stopped":
+            self._retire_if_idle()
 
     def _recorded(self, outcomes: Sequence[Outcome]) -> None:
         again = [(o.claim.id, o.run_at) for o in outcomes if o.run_at is not None]

@@ -1,0 +1,119 @@
+"""Fault points for tests: make a backend's n-th call fail, or kill the process right before or after it.
+Must not be used outside tests; nothing in the package reads it, a test installs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ..backends.base import Backend, Inspectable, Schedulable
+from ..errors import BackendUnavailableError
+
+
+class Fault:
+    """One fault: what happens where, and at which call.
+
+    :param verb: a verb of the backend, or ``"*"`` for any.
+    :param nth: at which call of it, from 1; counted over all threads.
+    :param when: ``"before"`` the call or ``"after"`` it (its effect is then in the store). Between a
+        task's return and its record lies ``record``, ``"before"``.
+    :param action: ``"kill"``: SIGKILL to this process; ``"fail"``: raise
+        :class:`BackendUnavailableError`; or a callable.
+    """
+
+    def __init__(
+        self, verb: str, nth: int = 1, *, when: str = "before", action: str | Callable[[], None] = "fail"
+    ) -> None:
+        if when not in ("before", "after") or (isinstance(action, str) and action not in _ACTIONS):
+            raise ValueError(f"no such fault: {when} {action}")
+        self.verb = verb
+        self.nth = nth
+        self.when = when
+        self.action = _ACTIONS[action] if isinstance(action, str) else action
+
+    @classmethod
+    def parse(cls, text: str) -> Fault:
+        """A fault from ``"kill:before:record:3"`` (action, when, verb, nth), as tests pass it to
+        subprocesses."""
+        action, when, verb, nth = text.split(":")
+        return cls(verb, int(nth), when=when, action=action)
+
+
+class FaultyBackend(Backend, Inspectable, Schedulable):
+    """A backend with faults in it; otherwise the backend that it wraps.
+
+    :ivar calls: how often each verb was called so far.
+    """
+
+    def __init__(self, inner: Any, *faults: Fault) -> None:
+        self.inner = inner
+        self.faults = list(faults)
+        self.calls: dict[str, int] = {}
+        self.total = 0
+        self._lock = threading.Lock()
+
+    def _call(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            self.total += 1
+            nth = self.calls[verb] = self.calls.get(verb, 0) + 1
+            total = self.total
+        struck = [
+            fault
+            for fault in self.faults
+            if (fault.verb == verb and fault.nth == nth) or (fault.verb == "*" and fault.nth == total)
+        ]
+        for fault in struck:
+            if fault.when == "before":
+                fault.action()
+        result = getattr(self.inner, verb)(*args, **kwargs)
+        for fault in struck:
+            if fault.when == "after":
+                fault.action()
+        return result
+
+    def close(self) -> None:
+        """Closing has no fault: no caller could do anything about it."""
+        self.inner.close()
+
+    @property
+    def url(self) -> str:
+        return str(self.inner.url)
+
+
+def install(delayq: Any, *faults: Fault) -> FaultyBackend:
+    """Put faults between an app's DelayQ and its backend, before its first use; returns the wrapper."""
+    state = delayq.state
+    if "client" in state.__dict__:
+        raise RuntimeError("install faults before the first use of the backend")
+    faulty = FaultyBackend(state.backend, *faults)  # type: ignore[abstract]  # routed below
+    state.__dict__["backend"] = faulty
+    return faulty
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _fail() -> None:
+    raise BackendUnavailableError("a fault was injected", reason="injected")
+
+
+_ACTIONS: dict[str, Callable[[], None]] = {"kill": _kill, "fail": _fail}
+
+
+def _route(verb: str) -> Callable[..., Any]:
+    def call(self: FaultyBackend, *args: Any, **kwargs: Any) -> Any:
+        return self._call(verb, *args, **kwargs)
+
+    call.__name__ = verb
+    return call
+
+
+for _contract in (Backend, Inspectable, Schedulable):
+    for _verb, _member in vars(_contract).items():
+        if callable(_member) and not _verb.startswith("_") and _verb != "close":
+            setattr(FaultyBackend, _verb, _route(_verb))
+FaultyBackend.__abstractmethods__ = frozenset()

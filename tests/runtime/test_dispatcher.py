@@ -1,0 +1,151 @@
+"""The dispatcher turn by turn: when it looks, what it takes, what it gives back."""
+
+from __future__ import annotations
+
+import pytest
+
+from flask_delayq.job import Stored
+from flask_delayq.runtime.dispatcher import SAFETY, UNSTARTED_LIMIT
+from runtime_parts import Parts
+
+
+@pytest.fixture
+def parts() -> Parts:
+    return Parts()
+
+
+def test_an_empty_store_is_looked_at_once_a_second(parts: Parts) -> None:
+    assert parts.turn() == pytest.approx(SAFETY)
+    assert parts.items == []
+
+
+@pytest.mark.parametrize("early", [0.001, 1e-5])
+def test_nothing_is_claimed_before_its_moment(parts: Parts, early: float) -> None:
+    parts.turn()
+    parts.client.runner = parts.dispatcher
+    job = parts.task().enqueue_in(30)
+    parts.clock.advance(30 - early)
+    wait = parts.turn()
+    assert parts.items == []
+    assert wait == pytest.approx(early, abs=1e-6)
+    parts.clock.advance(early)
+    parts.turn()
+    assert parts.run_all() == [job.id]
+
+
+def test_a_sooner_job_wakes_the_sleeper_and_a_later_one_does_not(parts: Parts) -> None:
+    parts.client.runner = parts.dispatcher
+    task = parts.task()
+    parts.turn()
+    task.enqueue_in(0.5)
+    assert parts.woken == 1
+    task.enqueue_in(0.7)
+    assert parts.woken == 1
+    task.enqueue_in(0.2)
+    assert parts.woken == 2
+    assert parts.turn() == pytest.approx(0.2)
+
+
+def test_a_job_of_another_process_is_found_within_the_safety_turn(parts: Parts) -> None:
+    parts.turn()
+    job = parts.task().enqueue()  # no runner: as if another process had stored it
+    parts.clock.advance(SAFETY)
+    parts.turn()
+    assert parts.run_all() == [job.id]
+
+
+def test_a_ring_makes_it_look_at_once(parts: Parts) -> None:
+    parts.turn()
+    job = parts.task().enqueue()
+    parts.turn()
+    assert parts.items == []
+    parts.dispatcher.ring()
+    parts.turn()
+    assert parts.run_all() == [job.id]
+
+
+def test_it_claims_no_more_than_there_are_places(parts: Parts) -> None:
+    parts.task().enqueue_many([() for _ in range(50)])
+    parts.dispatcher.ring()
+    parts.turn()
+    assert len(parts.items) == parts.pool.places == parts.pool.busy
+    assert parts.pool.hungry
+
+
+def test_a_claim_that_no_worker_begins_goes_back_uncharged(parts: Parts) -> None:
+    parts.client.runner = parts.dispatcher
+    parts.turn()
+    job = parts.task().enqueue()
+    parts.clock.advance(UNSTARTED_LIMIT - 0.001)
+    parts.turn()
+    assert parts.backend.get(job.id).stored is Stored.RUNNING
+    parts.clock.advance(0.001)
+    parts.turn()
+    parts.recorder.turn(parts.clock.now())
+    record = parts.backend.get(job.id)
+    assert (record.stored, record.attempt) == (Stored.WAITING, 0)
+    assert parts.run_all() == []  # the worker that gets to it late leaves it alone
+    assert parts.pool.busy == 0
+
+
+def test_a_job_enqueued_here_is_handed_over_without_a_turn(parts: Parts) -> None:
+    parts.client.runner = parts.dispatcher
+    parts.turn()
+    job = parts.task(lambda: 7).enqueue()
+    assert parts.run_all() == [job.id]
+    assert job.refresh().result == 7
+
+
+def test_when_all_places_are_taken_the_next_job_waits_in_the_store(parts: Parts) -> None:
+    parts.client.runner = parts.dispatcher
+    parts.turn()
+    task = parts.task()
+    jobs = [task.enqueue() for _ in range(parts.pool.places + 1)]
+    assert len(parts.items) == parts.pool.places
+    assert parts.backend.get(jobs[-1].id).stored is Stored.WAITING
+    parts.run_all()
+    parts.turn()
+    assert parts.run_all() == [jobs[-1].id]
+
+
+def test_closed_it_claims_nothing(parts: Parts) -> None:
+    parts.dispatcher.open = False
+    parts.client.runner = parts.dispatcher
+    parts.task().enqueue()
+    parts.dispatcher.ring()
+    parts.turn()
+    assert parts.items == []
+
+
+@pytest.mark.parametrize("step", [-3600.0, -315_360_000.0])
+def test_a_clock_that_steps_back_costs_no_job(parts: Parts, step: float) -> None:
+    parts.client.runner = parts.dispatcher
+    parts.turn()
+    parts.clock.step_wall(step)
+    job = parts.task().enqueue_in(5)
+    parts.turn()
+    parts.clock.advance(5)
+    parts.turn()
+    assert parts.run_all() == [job.id]
+
+
+def test_a_clock_that_leaps_forward_makes_due_what_is_due(parts: Parts) -> None:
+    parts.client.runner = parts.dispatcher
+    parts.turn()
+    jobs = [parts.task().enqueue_in(delay) for delay in (60, 3600 * 24 * 365)]
+    parts.clock.step_wall(315_360_000.0)
+    parts.turn()
+    assert sorted(parts.run_all()) == sorted(job.id for job in jobs)
+
+
+def test_many_far_jobs_are_read_page_by_page(parts: Parts) -> None:
+    task = parts.task()
+    task.enqueue_many([() for _ in range(4500)], delay=600)
+    for n in range(4500):
+        task.enqueue_in(601 + n / 10)
+    fresh = Parts(parts.backend, parts.clock)
+    pages = 0
+    while fresh.turn() == 0.0:
+        pages += 1
+    assert pages >= 2
+    assert len(fresh.dispatcher._wheel) == 9000

@@ -1,0 +1,88 @@
+"""A runtime in pieces for tests: every part on a memory backend and a clock held by the test.
+
+Threads are started by nobody; a test calls turns and runs items itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from flask_delayq.backends import open_backend
+from flask_delayq.client import Client
+from flask_delayq.config import Settings
+from flask_delayq.options import declare_task
+from flask_delayq.runtime.claims import HeldClaims
+from flask_delayq.runtime.dispatcher import Dispatcher, Item
+from flask_delayq.runtime.executor import Executor
+from flask_delayq.runtime.pool import WorkerPool
+from flask_delayq.runtime.recorder import Recorder
+from flask_delayq.task import Task, TaskRegistry
+from flask_delayq.testing import FakeClock
+
+
+class Parts:
+    """What a supervisor would hold, without its threads."""
+
+    def __init__(self, backend: Any = None, clock: FakeClock | None = None, **settings: Any) -> None:
+        self.clock = clock or FakeClock(now=1_800_000_000.0)
+        self.settings = Settings(url="memory://", **settings)
+        self.backend: Any = backend or open_backend("memory://", clock=self.clock)
+        self.registry = TaskRegistry()
+        self.claims = HeldClaims()
+        self.items: list[Item] = []
+        self.woken = 0
+        self.recorded: list[str] = []
+        self.pool: WorkerPool[Item] = WorkerPool(
+            self.settings.workers, self.items.append, self._wake, "test"
+        )
+        self.pool.put = self.items.append  # type: ignore[method-assign]
+        self.recorder = Recorder(
+            self.backend,
+            self.clock,
+            self.claims,
+            lambda outcomes: self.recorded.extend(o.claim.id for o in outcomes),
+            self._wake,
+        )
+        self.dispatcher = Dispatcher(
+            self.backend,
+            self.settings,
+            self.clock,
+            "owner",
+            self.claims,
+            self.pool,
+            self.recorder,
+            self._wake,
+        )
+        self.dispatcher.open = True
+        self.client = Client(self.backend, self.registry, self.settings, self.clock, self)
+        self.executor = Executor(
+            self.registry, self.backend, self.settings, self.clock, nullcontext, self
+        )
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def task(self, function: Callable[..., Any] = lambda: None, **options: Any) -> Task[..., Any]:
+        """Register a function."""
+        name = options.pop("name", f"task{len(self.registry)}")
+        task: Task[..., Any] = Task(function, declare_task(name, **options), lambda: self.client)
+        self.registry.add(task)
+        return task
+
+    def turn(self) -> float:
+        """One turn of the dispatcher now."""
+        return self.dispatcher.turn(self.clock.now())
+
+    def run_all(self) -> list[str]:
+        """Run every item handed to the pool, record the outcomes; the ids of the jobs, in order."""
+        ran: list[str] = []
+        while self.items:
+            claim, values = self.items.pop(0)
+            if self.claims.begin(claim):
+                ran.append(claim.id)
+                self.recorder.add(self.executor.execute(self.executor.start(claim), values))
+                self.pool.finished(0.001)
+        self.recorder.turn(self.clock.now())
+        return ran
