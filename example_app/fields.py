@@ -25,6 +25,10 @@ def text(given: Mapping[str, Any], name: str) -> str:
     value = given.get(name)
     if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_TEXT:
         abort(400, f"{name} must be a text of 1 to {LONGEST_TEXT} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can say half a character: "\ud800"
+        abort(400, f"{name} is no Unicode text")
     return value
 
 

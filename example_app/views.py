@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from operator import itemgetter
 from typing import Any
 
 from flask import Blueprint, abort, current_app, jsonify, redirect, render_template, request, url_for
@@ -35,10 +36,10 @@ ORDER = "<int(max=999_999_999):order>"
 @pages.get("/")
 def reminders() -> ResponseReturnValue:
     # A reminder is its job: nothing else needs to be stored to list, show and cancel it.
-    jobs = delayq.jobs(task=send_reminder.name, limit=50)
+    reminders = [describe_reminder(job) for job in latest(send_reminder)]
     return render_template(
         "reminders.html",
-        reminders=sorted((describe_reminder(job) for job in jobs), key=lambda r: -r["due"]),
+        reminders=sorted(reminders, key=itemgetter("due"), reverse=True),
         inbox=current_store().inbox(),
         webhook=url_for(".receive", _external=True),
         key=f"{time.time_ns():x}-{secrets.token_hex(4)}",
@@ -146,8 +147,8 @@ def pay_order(order: int) -> ResponseReturnValue:
 
 @pages.get("/reports")
 def reports() -> ResponseReturnValue:
-    jobs = delayq.jobs(task=build_report.name, limit=50)
-    return render_template("reports.html", reports=[describe_report(job) for job in jobs])
+    reports = [describe_report(job) for job in latest(build_report)]
+    return render_template("reports.html", reports=reports)
 
 
 @pages.post("/reports")
@@ -212,8 +213,8 @@ def describe_order(order: int) -> dict[str, Any]:
 
 @pages.app_template_filter()
 def moment(seconds: float) -> str:
-    """Epoch seconds, for people."""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    """Epoch seconds, for people (UTC)."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%d %b %H:%M:%S")
 
 
 # --- requests --------------------------------------------------------------------------------------
@@ -247,6 +248,12 @@ def wants_json() -> bool:
 
 def answer(what: Mapping[str, Any], page: str, status: int = 200) -> ResponseReturnValue:
     return (jsonify(what), status) if wants_json() else redirect(page, 303)
+
+
+def latest(task: Task[..., Any], limit: int = 50) -> list[Job[Any]]:
+    """The latest jobs of a task."""
+    # The list leaves arguments, results and errors out: hence a look at each.
+    return [job.refresh() for job in delayq.jobs(task=task.name, limit=limit)]
 
 
 def find(job_id: str, task: Task[..., Any]) -> Job[Any]:

@@ -4,7 +4,7 @@ Knows no job and no app; how often to try is the caller's business."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from http.client import HTTPConnection, HTTPSConnection
 from urllib.parse import SplitResult, urlsplit
 
@@ -20,7 +20,7 @@ class WebhookRefused(Exception):  # noqa: N818
     """The other side does not want this message (any other answer but 2xx)."""
 
 
-def check(url: str, allowed_hosts: Iterable[str]) -> SplitResult:
+def check(url: str, allowed_hosts: Collection[str]) -> SplitResult:
     """The parts of a URL that may be called.
 
     A server that calls any URL it is given is a door into its own network (server-side request
@@ -33,7 +33,7 @@ def check(url: str, allowed_hosts: Iterable[str]) -> SplitResult:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
         raise ValueError("the webhook must begin with http:// or https://")
-    if parts.hostname not in allowed_hosts:
+    if (parts.hostname or "") not in allowed_hosts:
         raise ValueError(f"webhooks to {parts.hostname or 'nowhere'} are not allowed here")
     parts.port  # noqa: B018 (raises ValueError unless it is a port)
     return parts

@@ -5,7 +5,9 @@ These tests must not wait for anything."""
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,8 +31,8 @@ def clock() -> FakeClock:
 @pytest.fixture
 def app(tmp_path: Path, clock: FakeClock) -> Iterator[Flask]:
     app = create_app({"TESTING": True, "REMIND_ROW_SECONDS": 0}, instance_path=str(tmp_path))
-    app.extensions["delayq.state"].clock = clock
     with app.app_context():
+        delayq.state.clock = clock
         yield app
         delayq.state.close()
 
@@ -247,7 +249,7 @@ def test_a_digest_sums_up_what_was_sent_since_the_last_one(
     delayq.drain()
     assert client.get("/digests", headers=HTML).text == page, "nothing was sent, so none was written"
     digests = delayq.jobs(task=write_digest.name)
-    assert [job.result for job in reversed(digests)] == [2, 0]
+    assert [job.refresh().result for job in reversed(digests)] == [2, 0]
 
 
 def test_a_delivery_is_in_one_digest_only(tmp_path: Path) -> None:
@@ -256,6 +258,21 @@ def test_a_delivery_is_in_one_digest_only(tmp_path: Path) -> None:
     assert store.add_digest() == 1
     store.add_delivery("a", "tea")  # the job was repeated after a crash
     assert store.add_digest() == 0
+
+
+def test_digests_of_several_processes_count_everything_once(tmp_path: Path) -> None:
+    def deliver_and_sum_up(n: int) -> int:
+        store = Store(tmp_path / "remind.sqlite3")  # one each, as processes have
+        start.wait()
+        total = 0
+        for i in range(20):
+            store.add_delivery(f"{n}-{i}", "tea")
+            total += store.add_digest()
+        return total
+
+    start = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(deliver_and_sum_up, range(8))) == 160
 
 
 def test_a_summary_stays_short() -> None:
@@ -285,6 +302,24 @@ def test_paying_cancels_the_expiry(client: FlaskClient, clock: FakeClock) -> Non
     delayq.drain()
     assert client.get(f"/orders/{order['id']}").json["state"] == "paid"
     assert client.post(f"/orders/{order['id']}/pay").status_code == 409
+
+
+def test_payment_and_expiry_cannot_both_win(tmp_path: Path) -> None:
+    stores = [Store(tmp_path / "remind.sqlite3") for _ in range(8)]
+    orders = [stores[0].add_order("bread") for _ in range(20)]
+    wins = []
+
+    def race(store: Store, to: str) -> None:
+        for order in orders:
+            start.wait()
+            if store.move_order(order, ("new",), to):
+                wins.append((order, to))
+
+    start = threading.Barrier(len(stores))
+    with ThreadPoolExecutor(len(stores)) as pool:
+        list(pool.map(race, stores, ["paid", "expired"] * 4))
+    assert sorted(order for order, _ in wins) == orders, "one winner for each"
+    assert [(order, stores[0].order(order)["state"]) for order, _ in wins] == wins
 
 
 def test_there_is_no_such_order(client: FlaskClient) -> None:

@@ -41,7 +41,7 @@ def test_a_webhook_that_is_down_gets_its_reminder_when_it_is_back(service: Servi
     reminder = service.remind("tea", 0, url)
 
     def now() -> dict[str, object]:
-        return dict(service.ask("GET", f"/reminders/{reminder['id']}")[1])
+        return service.look(f"/reminders/{reminder['id']}")
 
     wait_until(lambda: now()["state"] == "retrying", 10, "the first run failed")
     assert "refused" in str(now()["error"])
@@ -59,7 +59,7 @@ def test_a_killed_server_loses_no_reminder(tmp_path: Path, receiver: Receiver) -
     with serving(tmp_path) as service:
         later = [service.remind(f"later {n}", 6, receiver.url) for n in range(50)]
         sooner = [service.remind(f"sooner {n}", 3, receiver.url) for n in range(50)]
-        service.kill()
+        service.program.kill()
     assert receiver.deliveries == []
     due = {reminder["id"]: reminder["due"] for reminder in sooner + later}
     # While nobody serves, the first half becomes due.
@@ -68,7 +68,7 @@ def test_a_killed_server_loses_no_reminder(tmp_path: Path, receiver: Receiver) -
         wait_until(lambda: len(receiver.deliveries) >= 100, 30, "100 reminders arrived")
         for job_id in due:
             path = f"/reminders/{job_id}"
-            wait_until(lambda path=path: service.ask("GET", path)[1]["state"] == "completed", what=path)
+            wait_until(lambda path=path: service.look(path)["state"] == "completed", what=path)
     assert sorted(delivery.key for delivery in receiver.deliveries) == sorted(due), "each of them once"
     assert [d.body for d in receiver.deliveries if d.at < due[d.key]] == [], "none early"
 
@@ -81,7 +81,7 @@ def test_an_unpaid_order_expires_and_a_paid_one_does_not(service: Service) -> No
     assert service.ask("POST", f"/orders/{paid['id']}/pay")[1]["state"] == "paid"
 
     def state(order: int) -> str:
-        return str(service.ask("GET", f"/orders/{order}")[1]["state"])
+        return str(service.look(f"/orders/{order}")["state"])
 
     wait_until(lambda: state(unpaid["id"]) == "expired", 10, "the unpaid order expired")
     # Ordered a second later and expired: so the moment of the paid one has passed as well.
@@ -98,14 +98,14 @@ def test_a_report_tells_how_far_it_is_and_ends(service: Service) -> None:
     seen = set()
 
     def done() -> bool:
-        now = service.ask("GET", f"/reports/{report['id']}/progress")[1]
+        now = service.look(f"/reports/{report['id']}/progress")
         seen.add(now["done"])
         return bool(now["state"] == "completed")
 
     wait_until(done, 15, "the report is complete")
     assert len(seen) > 5, "the bar moved"
     assert max(seen) == 20
-    now = service.ask("GET", f"/reports/{report['id']}/progress")[1]
+    now = service.look(f"/reports/{report['id']}/progress")
     assert now["result"] == {"rows": 20, "orders": {}}
 
 
@@ -113,7 +113,7 @@ def test_a_running_report_stops_when_it_is_cancelled(service: Service) -> None:
     _, report = service.ask("POST", "/reports", {"rows": 5000})
 
     def now() -> dict[str, object]:
-        return dict(service.ask("GET", f"/reports/{report['id']}/progress")[1])
+        return service.look(f"/reports/{report['id']}/progress")
 
     wait_until(lambda: now()["done"], 10, "the report is under way")
     asked = service.ask("POST", f"/reports/{report['id']}/cancel")[1]
