@@ -105,7 +105,7 @@ def poisoned(delayq: DelayQ) -> Iterator[list[str]]:
     delayq.schedules.add("poll", works, kwargs={"value": CANARY}, every=60)
     delayq.drain()
     backend = delayq.state.backend
-    forged = NewJob("forged", CANARY, CANARY, 77, 1e18, 0.0, b"\x80 no JSON")
+    forged = NewJob("forged", CANARY, CANARY, 1, 1e18, 0.0, b"\x80 no JSON")
     backend.enqueue([forged], now=0.0, timeout=1.0)
     info = json.dumps({"role": CANARY, "workers": CANARY, "queues": [CANARY]}).encode()
     backend.announce(ProcessRecord("o1", 1, CANARY, 0.0, 0.0, info))

@@ -253,7 +253,7 @@ def test_secrets_and_control_characters_of_a_job(shell: Shell) -> None:
 
 def test_forged_rows_do_not_steer_the_terminal(shell: Shell) -> None:
     backend = shell.delayq.state.backend
-    forged = NewJob("forged", HOSTILE, HOSTILE, 9, 0.0, 0.0, b"\x80")
+    forged = NewJob("forged", HOSTILE, HOSTILE, 1, 0.0, 0.0, b"\x80")
     backend.enqueue([forged], now=0.0, timeout=1.0)
     backend.announce(ProcessRecord("o", 1, HOSTILE, 0.0, 0.0, json.dumps({"role": HOSTILE}).encode()))
     for words in (["status"], ["jobs"], ["show", "forged"], ["threads"]):
