@@ -166,6 +166,7 @@ class AppState:
             _drain_at_exit()
             self.supervisor.start()
             client.runner = self.supervisor.dispatcher
+            client.after_enqueue = None
             return self.supervisor
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -178,6 +179,7 @@ class AppState:
             if supervisor is None:
                 return True
             self.client.runner = None
+            self.client.after_enqueue = self._after_enqueue
         finished = supervisor.stop(self.drain_timeout if timeout is None else timeout)
         with self._lock:
             if finished and self.supervisor is supervisor:

@@ -17,7 +17,7 @@ from .errors import ConfigurationError, PayloadTooLargeError, UnsupportedOperati
 from .handle import Job, decode_with
 from .ids import new_id
 from .job import Claim, ClaimFor, Enqueued, JobQuery, JobRecord, NewJob, Stored
-from .options import CallOptions
+from .options import CallOptions, Plan
 from .serializer import decode
 from .signals import emit, job_cancelled, job_enqueued
 from .task import Task, TaskRegistry
@@ -63,6 +63,9 @@ class Client:
         self.backend = backend
         self.registry = registry
         self.settings = settings
+        self._max_payload = settings.max_payload
+        self._timeout = settings.enqueue_timeout
+        self._max_pending = settings.max_pending
         self.clock = clock
         self.sender = sender
         self.runner: Runner | None = None
@@ -77,12 +80,12 @@ class Client:
         task: Task[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        options: CallOptions,
+        plan: Plan,
     ) -> Job[Any]:
         """Enqueue one call that is due at once."""
         payload, arrived = task.arguments.encode(args, kwargs)
         now = self.clock.now()
-        return self._store_one(self._new(task, payload, options, now, now), arrived, now)
+        return self._store_one(self._new(plan, payload, now, now), arrived, now)
 
     def submit(
         self,
@@ -115,30 +118,27 @@ class Client:
             run_at = max(now, to_timestamp(when, now=now))
         if options.id is not None and len(calls) > 1:
             raise ConfigurationError("an id is for one job, not for many", key="id")
-        jobs = [self._new(task, payload, options, now, run_at) for payload, _ in calls]
+        plan = options.on(task.declared)
+        jobs = [self._new(plan, payload, now, run_at) for payload, _ in calls]
         if len(jobs) == 1:
             return [self._store_one(jobs[0], calls[0][1], now)]
         return self._store(jobs, [arrived for _, arrived in calls], now) if jobs else []
 
-    def _new(
-        self, task: Task[..., Any], payload: bytes, options: CallOptions, now: float, run_at: float
-    ) -> NewJob:
-        if len(payload) > self.settings.max_payload:
+    def _new(self, plan: Plan, payload: bytes, now: float, run_at: float) -> NewJob:
+        if len(payload) > self._max_payload:
             raise PayloadTooLargeError(
-                f"the arguments of task {task.name!r}", len(payload), self.settings.max_payload
+                f"the arguments of task {plan.task!r}", len(payload), self._max_payload
             )
-        declared = task.declared
-        priority = options.priority
         return NewJob(
-            options.id or new_id(),
-            task.name,
-            options.queue or declared.queue,
-            int(declared.priority if priority is None else priority),
+            plan.id or new_id(),
+            plan.task,
+            plan.queue,
+            plan.priority,
             run_at,
             now,
             payload,
-            options.max_attempts,
-            declared.fail_on_crash,
+            plan.max_attempts,
+            plan.fail_on_crash,
         )
 
     def _store_one(self, new: NewJob, arrived: Struct, now: float) -> Job[Any]:
@@ -150,8 +150,8 @@ class Client:
             (answer,) = self.backend.enqueue(
                 (new,),
                 now=now,
-                timeout=self.settings.enqueue_timeout,
-                max_pending=self.settings.max_pending,
+                timeout=self._timeout,
+                max_pending=self._max_pending,
                 claim_for=reserved,
             )
             claim = answer.claim
@@ -167,7 +167,7 @@ class Client:
             emit(job_enqueued, self.sender, job=new)
         if self.after_enqueue is not None:
             self.after_enqueue()
-        return Job(self, new=new, created=True) if answer.created else self._known(new)
+        return Job(new.id, self, None, new, True) if answer.created else self._known(new)
 
     def _store(self, jobs: list[NewJob], arrived: list[Struct], now: float) -> list[Job[Any]]:
         """Store jobs and run at once what there are places for; all of one due moment."""
@@ -179,8 +179,8 @@ class Client:
             answers = self.backend.enqueue(
                 jobs,
                 now=now,
-                timeout=self.settings.enqueue_timeout,
-                max_pending=self.settings.max_pending,
+                timeout=self._timeout,
+                max_pending=self._max_pending,
                 claim_for=reserved,
             )
         finally:
@@ -196,13 +196,12 @@ class Client:
         if self.after_enqueue is not None:
             self.after_enqueue()
         return [
-            Job(self, new=new, created=True) if answer.created else self._known(new)
+            Job(new.id, self, None, new, True) if answer.created else self._known(new)
             for new, answer in zip(jobs, answers, strict=True)
         ]
 
     def _known(self, new: NewJob) -> Job[Any]:
-        record = self.record_of(new.id)
-        return Job(self, record=record) if record else Job(self, new=new)
+        return Job(new.id, self, self.record_of(new.id), new)
 
     # --- asking --------------------------------------------------------------------------------
 
@@ -219,12 +218,12 @@ class Client:
     def find(self, job_id: str) -> Job[Any] | None:
         """The job of this id, or ``None``."""
         record = self.record_of(job_id)
-        return None if record is None else Job(self, record=record)
+        return None if record is None else Job(record.id, self, record)
 
     def select(self, query: JobQuery) -> list[Job[Any]]:
         """The jobs that a query names."""
         records = self.inspect.list(query, now=self.clock.now())
-        return [Job(self, record=record) for record in records]
+        return [Job(record.id, self, record) for record in records]
 
     def record_of(self, job_id: str) -> JobRecord | None:
         return self.inspect.get(job_id)

@@ -142,7 +142,7 @@ class DelayQ:
 
     def _register(self, function: Callable[..., Any], options: dict[str, Any]) -> Task[..., Any]:
         declared = declare_task(options.pop("name", None) or default_name(function), **options)
-        registered: Task[..., Any] = Task(function, declared, lambda: self.client)
+        registered: Task[..., Any] = Task(function, declared, self._find_client)
         if declared.rule is not None and (missing := registered.required_parameters()):
             raise ConfigurationError(
                 f"task {declared.name!r} is periodic, so it cannot need arguments: {', '.join(missing)}"
@@ -182,6 +182,9 @@ class DelayQ:
     @property
     def client(self) -> Client:
         """The producing side of that app."""
+        return self.state.client
+
+    def _find_client(self) -> Client:
         return self.state.client
 
     # --- jobs ------------------------------------------------------------------------------------

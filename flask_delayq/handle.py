@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from .clock import to_datetime
 from .errors import (
@@ -38,31 +39,19 @@ class JobStore(Protocol):
     def arguments_of(self, record: JobRecord) -> tuple[tuple[Any, ...], dict[str, Any]]: ...
 
 
-class Job(Generic[R]):
+class Job(Struct, Generic[R], eq=False, gc=False):
     """One submitted call of a task.
 
     The attributes are a snapshot, taken when the object was made; :meth:`refresh` takes a new one.
     Times are aware UTC datetimes, or ``None`` where it has not happened.
     """
 
-    __slots__ = ("_new", "_record", "_store", "created", "id")
-
-    def __init__(
-        self,
-        store: JobStore,
-        *,
-        record: JobRecord | None = None,
-        new: NewJob | None = None,
-        created: bool = False,
-    ) -> None:
-        source = record or new
-        assert source is not None
-        self.id: str = source.id
-        self.created = created
-        """Whether the call that returned this object stored the job (False: the id was known)."""
-        self._store = store
-        self._record = record
-        self._new = new
+    id: str
+    _store: JobStore
+    _record: JobRecord | None = None
+    _new: NewJob | None = None
+    created: bool = False
+    """Whether the call that returned this object stored the job (False: the id was known)."""
 
     @property
     def record(self) -> JobRecord:

@@ -15,6 +15,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,127}", re.ASCII)
 
 _count = itertools.count(secrets.randbits(16))
 _process = secrets.token_hex(5)
+_moment = (0, "")
 
 
 def _reseed() -> None:
@@ -36,7 +37,13 @@ def new_id() -> str:
     # The layout follows the idea of UUIDv7 (RFC 9562, 5.7). A clock that steps back makes ids that
     # sort earlier, never ids that repeat: the counter goes on. Not through `Clock`: an id must be
     # new even when a test holds the time still.
-    return f"{time.time_ns() // 1_000_000:012x}{next(_count) & 0xFFFFFF:06x}{_process}"
+    global _moment
+    millisecond = time.time_ns() // 1_000_000
+    moment = _moment
+    if moment[0] != millisecond:
+        # One tuple, so that threads never see the number of one moment with the text of another.
+        moment = _moment = (millisecond, f"{millisecond:012x}")
+    return f"{moment[1]}{next(_count) & 0xFFFFFF:06x}{_process}"
 
 
 def check_name(what: str, value: object) -> str:

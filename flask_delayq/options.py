@@ -35,6 +35,17 @@ class TaskOptions(Struct, frozen=True, kw_only=True):
     """Set for a periodic task."""
 
 
+class Plan(Struct, frozen=True, kw_only=True):
+    """What every job of one call will carry besides its arguments and moments."""
+
+    task: str
+    id: str | None
+    queue: str
+    priority: int
+    max_attempts: int | None
+    fail_on_crash: bool
+
+
 class CallOptions(Struct, frozen=True, kw_only=True):
     """What one call changes; ``None`` leaves it to the task."""
 
@@ -42,6 +53,17 @@ class CallOptions(Struct, frozen=True, kw_only=True):
     queue: str | None = None
     priority: Priority | None = None
     max_attempts: int | None = None
+
+    def on(self, declared: TaskOptions) -> Plan:
+        """What holds for a call: these options where given, the task's own elsewhere."""
+        return Plan(
+            task=declared.name,
+            id=self.id,
+            queue=self.queue or declared.queue,
+            priority=int(declared.priority if self.priority is None else self.priority),
+            max_attempts=self.max_attempts,
+            fail_on_crash=declared.fail_on_crash,
+        )
 
     def but(self, **changes: object) -> CallOptions:
         """These options with changes, checked.

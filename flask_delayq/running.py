@@ -5,23 +5,29 @@ from __future__ import annotations
 
 import logging
 from contextvars import ContextVar
+from math import inf
+
+from msgspec import Struct
 
 from .backends.base import Backend
 from .clock import Clock
-from .errors import BackendError
+from .errors import BackendError, shown
 from .job import Claim
-from .serializer import encode
+from .serializer import UNENCODABLE, encode
 
 _log = logging.getLogger(__name__)
 
 REPORT_EVERY = 0.1
 """Seconds between two stored progress reports of one job; the ones in between are dropped."""
 
+NOTE_LIMIT = 500
+"""Characters kept of the note on a progress."""
+
 LOOK_EVERY = 1.0
 """Seconds between two looks into the store for a wish to cancel."""
 
 
-class RunningJob:
+class RunningJob(Struct, eq=False, gc=False):
     """One run of a job.
 
     :ivar id: the job's id.
@@ -32,23 +38,14 @@ class RunningJob:
         have done part of the work.
     """
 
-    __slots__ = (
-        "_backend",
-        "_cancelled",
-        "_clock",
-        "_looked",
-        "_reported",
-        "claim",
-        "started_at",
-    )
-
-    def __init__(self, claim: Claim, backend: Backend, clock: Clock) -> None:
-        self.claim = claim
-        self.started_at = clock.now()
-        self._backend = backend
-        self._clock = clock
-        self._cancelled = False
-        self._looked = self._reported = float("-inf")
+    claim: Claim
+    started_at: float
+    """When this run began: epoch seconds."""
+    _backend: Backend
+    _clock: Clock
+    _cancelled: bool = False
+    _looked: float = -inf
+    _reported: float = -inf
 
     @property
     def id(self) -> str:
@@ -79,18 +76,23 @@ class RunningJob:
 
         :param done: what is done so far, in any unit.
         :param total: all there is to do, or ``None`` if unknown.
-        :param note: a word on what is being done.
+        :param note: a word on what is being done; the first :data:`NOTE_LIMIT` characters are kept.
         :raises TypeError: for values that are no numbers or text.
         """
+        if not (isinstance(done, (int, float)) and isinstance(total, (int, float, type(None)))):
+            raise TypeError(f"progress takes numbers, not {shown(done)} of {shown(total)}")
+        if not isinstance(note, str):
+            raise TypeError(f"the note on a progress is a text, not {shown(note)}")
         now = self._clock.monotonic()
         is_last = total is not None and done >= total
         if now - self._reported < REPORT_EVERY and not is_last:
             return
         self._reported = now
-        report = encode({"done": done, "total": total, "note": note, "at": self._clock.now()})
+        kept = note[:NOTE_LIMIT].encode("utf-8", "replace").decode()
         try:
+            report = encode({"done": done, "total": total, "note": kept, "at": self._clock.now()})
             self._backend.progress(self.claim, report)
-        except BackendError as error:
+        except (BackendError, *UNENCODABLE) as error:
             _log.warning("progress of job %s was not stored: %s", self.id, error)
 
     @property

@@ -12,6 +12,8 @@ from blinker import NamedSignal, Namespace
 _log = logging.getLogger(__name__)
 _signals = Namespace()
 
+Signal = NamedSignal
+
 job_enqueued = _signals.signal("job-enqueued")
 """A job was stored by this process (not when the id existed already)."""
 job_started = _signals.signal("job-started")

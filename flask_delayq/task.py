@@ -17,7 +17,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 from .arguments import Arguments
 from .errors import ConfigurationError, TaskAlreadyRegisteredError, TaskNotFoundError
 from .handle import Job, decode_with
-from .options import CallOptions, TaskOptions
+from .options import CallOptions, Plan, TaskOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,11 +36,7 @@ class Submitter(Protocol):
     ) -> list[Job[Any]]: ...
 
     def submit_now(
-        self,
-        task: Task[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: CallOptions,
+        self, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], plan: Plan
     ) -> Job[Any]: ...
 
 
@@ -50,6 +46,7 @@ class Call(Generic[P, R]):
     def __init__(self, task: Task[P, R], options: CallOptions) -> None:
         self._task = task
         self._options = options
+        self._plan = options.on(task.declared)
 
     def options(self, **changes: Any) -> Call[P, R]:
         """The same task with other options for the calls that follow.
@@ -62,7 +59,7 @@ class Call(Generic[P, R]):
         """
         return Call(self._task, self._options.but(**changes))
 
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+    def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Store a job that calls the task with these arguments as soon as a worker is free.
 
         It is durable when this returns.
@@ -76,7 +73,7 @@ class Call(Generic[P, R]):
         :raises EnqueueUncertainError: it may be stored; repeating with the id is safe.
         """
         task = self._task
-        return task.resolve().submit_now(task, args, kwargs, self._options)
+        return task.resolve().submit_now(task, args, kwargs, self._plan)
 
     delay = enqueue
 
@@ -116,6 +113,7 @@ class Task(Call[P, R]):
     :ivar name: its stable name, by which stored jobs find it.
     :ivar declared: the :class:`~flask_delayq.options.TaskOptions` it was declared with.
     :ivar function: the function itself.
+    :raises ConfigurationError: it is a generator: a call would run none of it.
     """
 
     def __init__(
@@ -124,19 +122,24 @@ class Task(Call[P, R]):
         declared: TaskOptions,
         resolve: Callable[[], Submitter],
     ) -> None:
-        super().__init__(self, CallOptions())
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigurationError(
+                f"task {declared.name!r} is a generator, so a call would run none of it: "
+                f"let it return instead of yield"
+            )
+        # First, as it brings the function's own attributes along, whatever their names are.
         update_wrapper(self, function)
+        self.declared = declared
+        super().__init__(self, CallOptions())
         self.function = function
         self.name = declared.name
-        self.declared = declared
         self.resolve = resolve
-        self.is_async = inspect.iscoroutinefunction(function)
         self._arguments: Arguments | None = None
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here; an ``async def`` one is run to its end."""
         result = self.function(*args, **kwargs)
-        if self.is_async:
+        if inspect.iscoroutine(result):
             result = asyncio.run(result)
         value: R = result
         return value
@@ -164,7 +167,7 @@ class Task(Call[P, R]):
         """A stored result, restored by the return annotation."""
         try:
             hint = typing.get_type_hints(self.function, include_extras=True).get("return")
-        except (NameError, TypeError):
+        except (NameError, TypeError, AttributeError, SyntaxError):
             hint = None
         return decode_with(hint, data)
 

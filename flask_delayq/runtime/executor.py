@@ -4,6 +4,7 @@ Knows no thread, no loop and no store beyond the job's own reports; Flask comes 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import traceback
 from collections.abc import Callable
@@ -14,14 +15,13 @@ from typing import Any
 from msgspec import Struct
 
 from ..backends.base import Backend
-from ..clock import Clock
+from ..clock import Clock, to_seconds
 from ..config import Settings
-from ..errors import ArgumentError, ConfigurationError
 from ..job import Claim, Failure, Outcome, Verb
-from ..retry import Cancel, Retry, RetryPolicy, Snooze, Steer
+from ..retry import Cancel, Retry, RetryPolicy, Snooze
 from ..running import RunningJob, running_job
-from ..serializer import UNENCODABLE, encode, encode_failure
-from ..signals import emit, job_cancelled, job_completed, job_failed, job_retried, job_started
+from ..serializer import encode, encode_failure
+from ..signals import Signal, emit, job_cancelled, job_completed, job_failed, job_retried, job_started
 from ..task import Task, TaskRegistry
 
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Executor:
 
     def start(self, claim: Claim) -> RunningJob:
         """The run of a claim, for whoever shows what is running."""
-        return RunningJob(claim, self._backend, self._clock)
+        return RunningJob(claim, self._clock.now(), self._backend, self._clock)
 
     def execute(self, run: RunningJob, values: Struct | None = None) -> Outcome:
         """Run a job to its end; never raises.
@@ -77,17 +77,15 @@ class Executor:
         try:
             if values is None:
                 values = task.arguments.decode(claim.payload)
-        except (ArgumentError, ConfigurationError) as error:
-            return self._misunderstood(claim, Failure(type(error).__name__, str(error)))
+        except BaseException as error:  # restoring arguments runs foreign code: __post_init__
+            return self._misunderstood(claim, Failure(type(error).__name__, _text_of(error)))
         if job_started.receivers:
-            emit(job_started, self._sender, job=claim, attempt=claim.attempt)
+            self._tell(job_started, claim, attempt=claim.attempt)
         try:
             # An empty context for each job: nothing that one sets is seen by the next.
             result = Context().run(self._run, task, run, values)
-        except Steer as wish:
-            return self._steered(claim, task, wish)
         except BaseException as error:  # the edge to foreign code: SystemExit ends a job, not a thread
-            outcome = self._failed(claim, task, error)
+            outcome = self._ended_badly(claim, task, error)
             # The frames of the failed call hold its arguments and locals; let them go.
             error.__traceback__ = None
             return outcome
@@ -97,7 +95,7 @@ class Executor:
         running_job.set(run)
         with self._scope():
             result = task.arguments.call(task.function, values)
-            if task.is_async:
+            if inspect.iscoroutine(result):
                 result = asyncio.run(result)
         return result
 
@@ -107,8 +105,11 @@ class Executor:
         if result is not None:
             try:
                 data = encode(result)
-            except UNENCODABLE as error:
-                note = f"the task returned a {type(result).__name__} that JSON cannot carry: {error}"
+            except Exception as error:  # whatever a foreign object answers to being looked at
+                note = (
+                    f"the task returned a {type(result).__name__} that JSON cannot carry: "
+                    f"{_text_of(error)}"
+                )
             else:
                 if len(data) > self._max_result:
                     note = f"the result takes {len(data):,} bytes, the limit is {self._max_result:,}"
@@ -116,28 +117,32 @@ class Executor:
         if note is not None:
             _log.warning("job %s (%s) completed, but %s", claim.id, claim.task, note)
         if job_completed.receivers:
-            seconds = now - run.started_at
-            emit(job_completed, self._sender, job=claim, result=result, seconds=seconds)
+            self._tell(job_completed, claim, result=result, seconds=now - run.started_at)
         error_bytes = encode_failure(Failure("ResultNotStored", note)) if note else None
         return Outcome(claim, Verb.COMPLETE, now, None, data, error_bytes)
 
-    def _steered(self, claim: Claim, task: Task[..., Any], wish: Steer) -> Outcome:
+    def _ended_badly(self, claim: Claim, task: Task[..., Any], error: BaseException) -> Outcome:
+        if isinstance(error, (Snooze, Cancel, Retry)):
+            try:
+                return self._steered(claim, task, error)
+            except Exception as unclear:  # a subclass that was not made as ours are
+                return self._failed(claim, task, unclear)
+        return self._failed(claim, task, error)
+
+    def _steered(self, claim: Claim, task: Task[..., Any], wish: Snooze | Cancel | Retry) -> Outcome:
         now = self._clock.now()
         if isinstance(wish, Snooze):
-            run_at = now + wish.delay
-            emit(job_retried, self._sender, job=claim, error=None, run_at=run_at)
+            run_at = now + to_seconds(wish.delay)
+            self._tell(job_retried, claim, error=None, run_at=run_at)
             return Outcome(claim, Verb.SNOOZE, now, run_at)
+        failure = Failure(type(wish).__name__, _text_of(wish))
         if isinstance(wish, Cancel):
-            emit(job_cancelled, self._sender, job=claim, reason=wish.reason)
-            failure = Failure("Cancel", _bounded(str(wish)))
+            self._tell(job_cancelled, claim, reason=wish.reason)
             return Outcome(claim, Verb.CANCEL, now, error=encode_failure(failure))
-        if not isinstance(wish, Retry):
-            return self._failed(claim, task, wish)
         policy = self._policy(task)
-        failure = Failure("Retry", _bounded(str(wish)))
         if not policy.allows(claim.attempt, on_request=True, max_attempts=claim.max_attempts):
             return self._end(claim, failure, wish)
-        pause = policy.pause(claim.attempt) if wish.delay is None else wish.delay
+        pause = policy.pause(claim.attempt) if wish.delay is None else to_seconds(wish.delay)
         return self._again(claim, failure, wish, now + pause)
 
     def _failed(self, claim: Claim, task: Task[..., Any], error: BaseException) -> Outcome:
@@ -160,7 +165,7 @@ class Executor:
             run_at - now,
             _one_line(failure),
         )
-        emit(job_retried, self._sender, job=claim, error=error, run_at=run_at)
+        self._tell(job_retried, claim, error=error, run_at=run_at)
         return Outcome(claim, Verb.RETRY, now, run_at, error=encode_failure(failure))
 
     def _end(self, claim: Claim, failure: Failure, error: BaseException | None) -> Outcome:
@@ -172,7 +177,7 @@ class Executor:
             _one_line(failure),
             failure.traceback,
         )
-        emit(job_failed, self._sender, job=claim, error=error)
+        self._tell(job_failed, claim, error=error)
         return Outcome(claim, Verb.FAIL, self._clock.now(), error=encode_failure(failure))
 
     def _misunderstood(self, claim: Claim, failure: Failure) -> Outcome:
@@ -191,15 +196,17 @@ class Executor:
     def _policy(self, task: Task[..., Any]) -> RetryPolicy:
         return task.declared.retry or self._default_policy
 
+    def _tell(self, signal: Signal, claim: Claim, **facts: object) -> None:
+        try:
+            emit(signal, self._sender, job=claim, **facts)
+        except BaseException:  # SystemExit in a receiver does not undo how a job ended
+            _log.exception("a receiver of %s gave up on job %s", signal.name, claim.id)
+
 
 def describe(error: BaseException) -> Failure:
     """An exception as bounded text. Whatever goes wrong in rendering it, something comes out."""
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}" if kind.__module__ != "builtins" else kind.__name__
-    try:
-        message = str(error)
-    except BaseException:  # foreign __str__
-        message = "(the exception cannot be shown)"
     try:
         lines = traceback.format_exception(kind, error, error.__traceback__, limit=-40)
         text = "".join(lines)
@@ -207,16 +214,25 @@ def describe(error: BaseException) -> Failure:
         text = "".join(traceback.format_tb(error.__traceback__, limit=-40))
     if len(text) > TEXT_LIMIT:
         text = "[...]\n" + text[-TEXT_LIMIT:]
-    return Failure(str(name), _bounded(message), text)
+    return Failure(name, _text_of(error), _encodable(text))
 
 
-def _bounded(text: str) -> str:
-    return text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + "[...]"
+def _text_of(error: BaseException) -> str:
+    """What the exception says, bounded and fit for any log and store."""
+    try:
+        text = str(error)
+    except BaseException:  # foreign __str__
+        return "(the exception cannot be shown)"
+    return _encodable(text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + "[...]")
+
+
+def _encodable(text: str) -> str:
+    # Lone surrogates are escaped, and a text of a foreign class becomes a plain one.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _one_line(failure: Failure) -> str:
-    text = str(failure)[:500]
-    return text.encode("unicode_escape", "backslashreplace").decode("ascii")
+    return str(failure)[:500].encode("unicode_escape").decode("ascii")
 
 
 def _no_task(name: str) -> str:

@@ -60,9 +60,7 @@ class Loop:
             pause = self._one_turn()
             with self._changed:
                 # While turns fail, being asked for does not bring the store back sooner.
-                self._changed.wait_for(
-                    lambda: self._stopping or (self._woken and not self._failures), pause
-                )
+                self._changed.wait_for(self._is_due, pause)
                 self._woken = False
 
     def _is_due(self) -> bool:

@@ -46,6 +46,7 @@ class WorkerPool(Generic[T]):
         self._lock = threading.Lock()
         self._taken = 0  # places reserved, waiting and at work
         self._places = size
+        self._ended = 0
         self._average = 0.05  # seconds an item takes, smoothed
         self._threads: list[threading.Thread] = []
         self._made = 0
@@ -93,9 +94,11 @@ class WorkerPool(Generic[T]):
         """Free the place of an item that took ``seconds``; called by ``work`` (or whoever ends it)."""
         with self._lock:
             self._taken -= 1
-            average = self._average = self._average * 0.9 + seconds * 0.1
-            waiting = PREFETCH_SECONDS * self.size / max(average, 1e-6)
-            self._places = self.size + int(min(waiting, PREFETCH_MOST))
+            self._average += (seconds - self._average) * 0.1
+            self._ended += 1
+            if self._ended % 8 == 0:
+                waiting = PREFETCH_SECONDS * self.size / max(self._average, 1e-6)
+                self._places = self.size + int(min(waiting, PREFETCH_MOST))
             free = self.hungry and self._taken * 2 <= self._places
         if free:
             self._on_free()
@@ -128,8 +131,8 @@ class WorkerPool(Generic[T]):
         if self._stopping or not dead:
             return 0
         for thread in dead:
+            self._add_thread()  # may fail for want of threads; the dead one stays then
             self._threads.remove(thread)
-            self._add_thread()
         _log.error("%d worker threads died and were replaced", len(dead))
         return len(dead)
 
@@ -137,8 +140,8 @@ class WorkerPool(Generic[T]):
         self._made += 1
         name = f"{self._name}-worker-{self._made}"
         thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def _run(self) -> None:
         get = self._items.get

@@ -211,9 +211,7 @@ def test_async_tasks_run(delayq: DelayQ) -> None:
 
 
 @pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, GeneratorExit, RecursionError])
-def test_whatever_a_task_raises_the_workers_go_on(
-    delayq: DelayQ, raised: type[BaseException]
-) -> None:
+def test_whatever_a_task_raises_the_workers_go_on(delayq: DelayQ, raised: type[BaseException]) -> None:
     @delayq.task
     def bad() -> None:
         if raised is RecursionError:

@@ -131,7 +131,7 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(caplog: pytest.LogCaptur
     assert faulty.calls["record"] >= 6
     reports = [r for r in caplog.records if "recorder failed" in r.getMessage()]
     assert len(reports) == 1  # once, not once a try
-    assert "recorder works again" in caplog.text
+    wait_until(lambda: "recorder works again" in caplog.text, what="the log says it is over")
     delayq.state.close()
 
 
