@@ -90,7 +90,7 @@ def test_dropping_an_old_claim_keeps_the_newer_one() -> None:
 
 def test_a_running_job_is_told_of_its_cancel() -> None:
     claims = HeldClaims()
-    run = RunningJob(claim("a"), MemoryBackend("memory://", clock=SystemClock()), SystemClock())
+    run = RunningJob(claim("a"), 0.0, MemoryBackend("memory://", clock=SystemClock()), SystemClock())
     claims.running[threading.get_ident()] = run
     assert not claims.request_cancel("b")
     assert claims.request_cancel("a")
