@@ -43,7 +43,7 @@ from .liveness import SignsOfLife
 from .location import boot_id, path_of
 from .outcomes import DURABLE, record, record_one_by_one, set_progress, should_stop
 from .store import Store
-from .trouble import VALUE_ERRORS, CommitUnknown
+from .trouble import PLAIN_VALUE_ERRORS, CommitUnknown, UnfitValueError
 
 _RING_AHEAD = 1.5
 """Other processes are told of a job that is due within so many seconds: later ones they find in time."""
@@ -147,7 +147,7 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
         full = any(outcome.verb in DURABLE for outcome in outcomes)
         try:
             return self._store.write(lambda sql: record(sql, outcomes), full=full)
-        except VALUE_ERRORS:
+        except (UnfitValueError, *PLAIN_VALUE_ERRORS):
             return self._store.write(lambda sql: record_one_by_one(sql, outcomes), full=full)
 
     def renew(self, owner: str, held: Collection[Claim], *, lease: float) -> Renewal:

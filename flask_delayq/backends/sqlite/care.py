@@ -41,12 +41,13 @@ class Care:
         """Copy the WAL into the store when it is long or nobody has written since the last call."""
         if not self._store.is_open:
             return
-        try:
-            self._store.read(self._checkpoint)
-        except apsw.BusyError:
-            pass  # another process is at it
+        self._store.read(self._checkpoint)
 
     def _checkpoint(self, sql: Sql) -> None:
+        with suppress(apsw.BusyError):  # another process is at it, or reads
+            self._copy_and_cut(sql)
+
+    def _copy_and_cut(self, sql: Sql) -> None:
         # In nobody's way: what cannot be locked at once is left for the next call.
         sql.deadline = 0.0
         sql.value("PRAGMA data_version")  # the connection notices what others wrote
@@ -64,9 +65,10 @@ class Care:
         """Whether a write could begin now, and the facts around the file."""
         path = self._store.file.path
         reason = ""
-        failed = self._store.last_error
+        # An empty transaction succeeds on a full disk: after trouble only a real write convinces.
+        troubled = self._store.last_error is not None
         try:
-            self._store.write(lambda sql: None, timeout=1.0)
+            self._store.write(_write_something if troubled else _begin, full=troubled, timeout=1.0)
         except BackendError as error:
             reason = str(error)
         facts: dict[str, str | int | float] = {
@@ -81,13 +83,18 @@ class Care:
             facts["free_bytes"] = free
             if free < LOW_SPACE_BYTES:
                 notes.append(f"only {free:,} bytes are free beside the store")
-        if failed is not None and failed.reason == "full":
-            # An empty transaction succeeds on a full disk: believe the last one that was not empty.
-            reason = reason or str(failed)
         notes += filter(
             None, (open_to_others(path), on_the_network(path), wal_warning(facts["wal_bytes"]))
         )
         return Health(ok=not reason, reason=reason, notes=tuple(notes), facts=facts)
+
+
+def _begin(sql: Sql) -> None:
+    """Nothing: that the write lock was got says that the file can be written."""
+
+
+def _write_something(sql: Sql) -> None:
+    sql.run("INSERT OR REPLACE INTO meta VALUES ('probe', hex(randomblob(8)))")
 
 
 def file_size(path: str) -> int:

@@ -4,9 +4,11 @@ Must not know a table."""
 from __future__ import annotations
 
 import math
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import apsw
 
@@ -30,7 +32,10 @@ class Sql:
     Every answer is fetched whole at once: an open cursor would keep checkpoints from finishing.
     """
 
-    __slots__ = ("_cursor", "_full", "connection", "deadline", "queues")
+    _open: ClassVar[Counter[str]] = Counter()
+    _guard: ClassVar[threading.Lock] = threading.Lock()
+
+    __slots__ = ("_cursor", "_full", "_path", "connection", "deadline", "queues")
 
     def __init__(self, path: str, *, deadline: float) -> None:
         self.deadline = deadline
@@ -38,6 +43,9 @@ class Sql:
         self.queues: set[str] = set()
         """Queues whose row is known to be stored, or is stored in the open transaction."""
         self.connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+        self._path = path
+        with self._guard:
+            self._open[path] += 1
         self.connection.set_busy_handler(self._busy)
         # Checkpoints belong to maintenance alone: a caller never pays for one.
         self.connection.wal_autocheckpoint(0)
@@ -96,3 +104,16 @@ class Sql:
         if not checkpoint:
             self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self.connection.close(True)
+        with self._guard:
+            self._open[self._path] -= 1
+
+    @classmethod
+    def how_many(cls, path: str) -> int:
+        """The connections that this process has open on a path."""
+        return cls._open[path]
+
+    @classmethod
+    def forget_others(cls) -> None:
+        """In a forked child: whatever was open is not the child's."""
+        cls._open = Counter()
+        cls._guard = threading.Lock()

@@ -97,10 +97,9 @@ class StoreFile:
         """Any file will do at the next opening, also a new one."""
         self._identity = None
 
-    @property
-    def known(self) -> bool:
-        """Whether this process has had the store open."""
-        return self._identity is not None
+    def is_another(self, identity: Identity) -> bool:
+        """Whether this process has had a different file open as the store."""
+        return self._identity not in (None, identity)
 
     @classmethod
     def forget_lock(cls) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import apsw
 
 from ...errors import BackendUnavailableError
-from . import forking, schema
+from . import forking, schema, sidecars
 from .connection import Sql, machine_time
 from .location import StoreFile
 from .readers import Readers
@@ -42,7 +42,7 @@ class Store:
         self.writer = Writer(self._writing, confirm=self.file.verify, discard=self._discard)
         self.readers = Readers(self._connect_reader)
         self.last_error: BackendUnavailableError | None = None
-        """Why the last write failed; ``None`` after one that did not."""
+        """Why the last write failed; ``None`` once a durable one succeeded."""
         self.flushes = synchronous
         self._boot = boot
         self._write: Sql | None = None
@@ -89,7 +89,8 @@ class Store:
         except BackendUnavailableError as error:
             self.last_error = error
             raise
-        self.last_error = None
+        if full:
+            self.last_error = None
         return result
 
     def read(self, operation: Callable[[Sql], T], *, timeout: float = TIMEOUT) -> T:
@@ -135,13 +136,15 @@ class Store:
     def _open(self, deadline: float) -> Sql:
         with self.file.creating:
             identity = self.file.prepare()
+            if self.file.is_another(identity):
+                sidecars.check_free(self.file.path)
             sql = Sql(self.file.path, deadline=deadline)
             try:
                 schema.ensure(sql, self.file.path, self._boot)
                 self.file.remember(identity)
                 self.file.verify()
             except BaseException:
-                sql.close(checkpoint=False)
+                sql.close()
                 raise
         self.readers.renew()
         self._checked_at = machine_time()
@@ -155,10 +158,16 @@ class Store:
     def _discard(self, error: BaseException) -> None:
         """Give up all connections after an error; the next use opens the store again (leader only)."""
         sql, self._write = self._write, None
-        if sql is not None:
-            with suppress(apsw.Error):
-                sql.close(checkpoint=False)
         self.readers.renew()
+        if sql is None:
+            return
+        if isinstance(error, BackendUnavailableError):
+            # The file was moved away or overwritten: what its WAL holds goes where it belongs.
+            sql.deadline = machine_time() + 1.0
+            with suppress(apsw.Error):
+                sql.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        with suppress(apsw.Error):
+            sql.close(checkpoint=False)
 
     def _discard_from_outside(self, error: BaseException, deadline: float) -> None:
         seized = self.writer.seize(deadline)
@@ -205,6 +214,7 @@ class Store:
             _inherited[self.file.path] = [self._write, *self.readers.inherited()]
         self._seized = self._write = None
         self.file.forget_lock()
+        Sql.forget_others()
         self.writer.reset()
         self.readers.reset()
 

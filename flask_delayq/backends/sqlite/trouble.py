@@ -14,11 +14,13 @@ Anything else that surfaces inside an operation was thrown into the thread that 
 (KeyboardInterrupt, a time limit) and belongs to that thread, not to the operation.
 """
 
+PLAIN_VALUE_ERRORS = (TypeError, ValueError, ArithmeticError)
+
 VALUE_ERRORS = (
     *(apsw.TooBigError, apsw.MismatchError, apsw.ConstraintError, apsw.RangeError),
-    *(TypeError, ValueError, ArithmeticError),
+    *PLAIN_VALUE_ERRORS,
 )
-"""What a value that cannot be stored raises; the store itself is well."""
+"""What a value that cannot be stored raises inside an operation; the store itself is well."""
 
 _UNAVAILABLE = {
     apsw.BusyError: ("locked", "is locked by another process (a backup, a shell, a slow disk?)"),
@@ -39,6 +41,10 @@ _BROKEN = (
 )
 
 
+class UnfitValueError(BackendError):
+    """A value that SQLite cannot store in its column, told from trouble with the store."""
+
+
 class CommitUnknown(Exception):  # noqa: N818 - a fact, turned into an error by who knows the ids
     """Whether the transaction was stored cannot be told."""
 
@@ -51,6 +57,8 @@ def translate(error: apsw.Error, path: str) -> BackendError:
             f"the store {path} is damaged {detail}; nothing was changed. Stop the application, keep "
             f"the file with its -wal and -shm, and restore a backup or try `sqlite3 .recover`"
         )
+    if isinstance(error, VALUE_ERRORS):
+        return UnfitValueError(f"the store {path} cannot hold a value {detail}")
     for kind, (reason, text) in _UNAVAILABLE.items():
         if isinstance(error, kind):
             return BackendUnavailableError(f"the store {path} {text} {detail}", reason=reason)
@@ -64,4 +72,7 @@ def needs_reopening(error: BaseException) -> bool:
 
 def leaves_doubt(error: apsw.Error) -> bool:
     """Whether a COMMIT that failed like this may nevertheless be found after a crash."""
-    return isinstance(error, apsw.IOError | apsw.CorruptError | apsw.NoMemError)
+    # A frame that could not be written ends the WAL before it; one that was written and not flushed
+    # may be there or not.
+    written = getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_WRITE
+    return isinstance(error, apsw.IOError | apsw.CorruptError | apsw.NoMemError) and written
