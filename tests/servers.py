@@ -1,0 +1,195 @@
+"""Real programs as subprocesses of tests: started on free ports, read through their output, ended.
+
+It must not know which programs; `waiting.py` has the bounded waiting that goes with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from waiting import wait_until
+
+ROOT = Path(__file__).resolve().parent.parent
+APPS = ROOT / "tests" / "acceptance"
+"""Where the apps that programs run can be imported from."""
+HOST = "127.0.0.1"
+
+START_TIMEOUT = 20.0
+"""Seconds a server may take until it listens; an import on a busy machine needs some of them."""
+
+STOP_TIMEOUT = 10.0
+"""Seconds a program may take to end when asked, before it is killed."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex((HOST, port)) == 0
+
+
+def fetch(url: str, *, method: str = "GET", body: bytes | None = None, timeout: float = 10) -> str:
+    """The text of a good answer; urllib's errors for any other."""
+    request = urllib.request.Request(url, data=body, method=method)
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        return str(response.read().decode())
+
+
+class Program:
+    """A program that runs, with all that it starts, in a process group of its own.
+
+    :ivar pid: the first process.
+    :ivar log: the file that holds what all of them say.
+    :ivar port: where it serves, if it is a server.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int = 0) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.log = log
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def output(self) -> str:
+        """What it has said so far."""
+        return self.log.read_text("utf-8", "replace")
+
+    def get(self, path: str = "/") -> str:
+        """The text that the server answers; a refusal while it starts anew is waited out."""
+
+        def answer() -> list[str]:
+            try:
+                return [fetch(self.url + path)]
+            except (ConnectionError, urllib.error.URLError) as error:
+                if isinstance(error, urllib.error.HTTPError):
+                    raise
+                return []
+
+        return wait_until(answer, START_TIMEOUT, f"{self.url}{path} answers")[0]
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def wait_until_listening(self, timeout: float = START_TIMEOUT) -> float:
+        """Return the moment (``time.time()``) at which the port was first seen open.
+
+        :raises AssertionError: with the log, if the program ended instead.
+        """
+
+        def listens() -> bool:
+            assert not self.has_ended(), f"ended before it listened:\n{self.output()}"
+            return is_listening(self.port)
+
+        wait_until(listens, timeout, f"port {self.port} is open")
+        return time.time()
+
+    def wait(self, timeout: float = STOP_TIMEOUT) -> int:
+        """Wait for the first process to end by itself; its exit status."""
+        return self._process.wait(timeout)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the first process only."""
+        self._process.send_signal(number)
+
+    def terminate(self, number: signal.Signals = signal.SIGTERM, timeout: float = STOP_TIMEOUT) -> int:
+        """Ask the first process to end; its exit status.
+
+        :raises subprocess.TimeoutExpired: it did not, in `timeout` seconds.
+        """
+        if not self.has_ended():
+            self._process.send_signal(number)
+        return self._process.wait(timeout)
+
+    def kill(self) -> None:
+        """End the whole group at once, as a crash of the machine would."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait(STOP_TIMEOUT)
+
+
+@contextlib.contextmanager
+def program(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    port: int = 0,
+    stdin: int = subprocess.DEVNULL,
+) -> Iterator[Program]:
+    """Run a command for the length of a block; afterwards none of its processes is left.
+
+    :param folder: where it runs; its home and log are there as well, and modules in it can be imported.
+    :param env: on top of this process's environment, from which Flask's own variables are taken out.
+    :param port: where it will serve, for :attr:`Program.url`.
+    :param stdin: ``subprocess.PIPE`` keeps its input open and empty.
+    """
+    inherited = {key: text for key, text in os.environ.items() if not _steers(key)}
+    paths = os.pathsep.join(map(str, [folder, ROOT, APPS]))
+    ours = {"HOME": str(folder), "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+    log = folder / "output.log"
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**inherited, **ours, **(env or {})},
+            stdin=stdin,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    running = Program(process, log, port)
+    try:
+        yield running
+    except BaseException as error:
+        _add_note(error, f"--- {' '.join(map(str, command))} said:\n{running.output()[-6000:]}")
+        raise
+    finally:
+        running.kill()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+@contextlib.contextmanager
+def server(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Program]:
+    """The same for a server, which listens on entry.
+
+    It is told its port by ``"{port}"`` in the command and by the variable ``PORT``.
+    """
+    port = free_port()
+    filled = [str(part).replace("{port}", str(port)) for part in command]
+    with program(filled, folder=folder, env={"PORT": str(port), **(env or {})}, port=port) as running:
+        running.wait_until_listening()
+        yield running
+
+
+def _steers(key: str) -> bool:
+    """Whether a variable of the test run would change what a program does."""
+    return key.startswith(("FLASK_", "WERKZEUG_", "DELAYQ_", "PYTEST_", "GUNICORN_"))
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    if hasattr(error, "add_note"):  # Python 3.11
+        error.add_note(note)
