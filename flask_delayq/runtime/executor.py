@@ -4,12 +4,12 @@ Knows no thread, no loop and no store beyond the job's own reports; Flask comes 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import Context
+from types import CoroutineType
 from typing import Any
 
 from msgspec import Struct
@@ -95,7 +95,7 @@ class Executor:
         running_job.set(run)
         with self._scope():
             result = task.arguments.call(task.function, values)
-            if inspect.iscoroutine(result):
+            if type(result) is CoroutineType:
                 result = asyncio.run(result)
         return result
 
@@ -197,6 +197,8 @@ class Executor:
         return task.declared.retry or self._default_policy
 
     def _tell(self, signal: Signal, claim: Claim, **facts: object) -> None:
+        if not signal.receivers:
+            return
         try:
             emit(signal, self._sender, job=claim, **facts)
         except BaseException:  # SystemExit in a receiver does not undo how a job ended
@@ -213,17 +215,19 @@ def describe(error: BaseException) -> Failure:
     except BaseException:  # foreign __str__ or __cause__
         text = "".join(traceback.format_tb(error.__traceback__, limit=-40))
     if len(text) > TEXT_LIMIT:
-        text = "[...]\n" + text[-TEXT_LIMIT:]
+        # Both ends: where it happened comes first, what happened last, and either may be the long one.
+        half = TEXT_LIMIT // 2
+        text = f"{text[:half]}\n[...]\n{text[-half:]}"
     return Failure(name, _text_of(error), _encodable(text))
 
 
 def _text_of(error: BaseException) -> str:
     """What the exception says, bounded and fit for any log and store."""
     try:
-        text = str(error)
+        text = _encodable(str(error))
     except BaseException:  # foreign __str__
         return "(the exception cannot be shown)"
-    return _encodable(text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + "[...]")
+    return text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + "[...]"
 
 
 def _encodable(text: str) -> str:
