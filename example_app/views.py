@@ -217,6 +217,12 @@ def moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%d %b %H:%M:%S")
 
 
+@pages.app_template_filter()
+def duration(seconds: float) -> str:
+    """Seconds, for people."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:,.0f} s"
+
+
 # --- requests --------------------------------------------------------------------------------------
 
 
