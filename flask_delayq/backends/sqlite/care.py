@@ -4,6 +4,7 @@ Must not know jobs."""
 from __future__ import annotations
 
 import os
+import re
 import stat
 from contextlib import suppress
 
@@ -129,7 +130,7 @@ def on_the_network(path: str, mounts: str = "/proc/mounts") -> str:
     with suppress(OSError), open(mounts, encoding="utf-8", errors="replace") as file:
         for line in file:
             _, point, found, *_ = line.split(" ")
-            point = point.encode().decode("unicode_escape")
+            point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), point)
             inside = path == point or path.startswith(point.rstrip("/") + "/")
             if inside and len(point) >= len(longest):
                 kind, longest = found, point

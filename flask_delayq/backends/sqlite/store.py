@@ -97,7 +97,7 @@ class Store:
         """Run a reading operation on a connection of its own; writers are not held up."""
         deadline = machine_time() + timeout
         if self._write is None:
-            self.write(lambda sql: None, timeout=timeout)
+            self._open_now(deadline)
         elif machine_time() - self._checked_at >= _CHECK_EVERY:
             try:
                 self.file.verify()
@@ -132,6 +132,18 @@ class Store:
                 self._discard(error)
                 raise
         return self._write
+
+    def _open_now(self, deadline: float) -> None:
+        """Open the store without a write, which a file that is read-only would refuse."""
+        seized = self.writer.seize(deadline)
+        if seized is None:
+            raise BackendUnavailableError(f"the store {self.file.path} is busy", reason="locked")
+        try:
+            self._writing(deadline)
+        except apsw.Error as error:
+            raise translate(error, self.file.path) from error
+        finally:
+            self.writer.release(seized)
 
     def _open(self, deadline: float) -> Sql:
         with self.file.creating:

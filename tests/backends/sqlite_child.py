@@ -1,0 +1,233 @@
+"""What the tests of the sqlite store let other processes do: `python sqlite_child.py VERB PATH ...`.
+
+It must not import pytest; it prints one line per fact and ends when its work or its input ends.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import apsw
+
+from flask_delayq.backends import open_backend
+from flask_delayq.backends.sqlite import forking
+from flask_delayq.clock import SystemClock
+from flask_delayq.errors import BackendUnavailableError
+from flask_delayq.ids import new_id
+from flask_delayq.job import NewJob, ProcessRecord
+
+
+def backend(path):
+    return open_backend(f"sqlite:///{path}", clock=SystemClock())
+
+
+def job(**facts):
+    now = time.time()
+    defaults = {
+        "id": new_id(),
+        "task": "send",
+        "queue": "default",
+        "priority": 1,
+        "run_at": now,
+        "enqueued_at": now,
+        "payload": b"{}",
+    }
+    return NewJob(**(defaults | facts))
+
+
+def say(*words):
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
+def put(store, timeout=5, **facts):
+    new = job(**facts)
+    store.enqueue([new], now=time.time(), timeout=timeout)
+    return new.id
+
+
+def create(path):
+    """Open the store when told so, together with the others, and put one job into it."""
+    store = backend(path)
+    say("ready")
+    sys.stdin.readline()
+    say(put(store))
+    store.close()
+
+
+def produce(path):
+    """Acknowledge jobs until killed."""
+    store = backend(path)
+    while True:
+        say(put(store))
+
+
+def own(path, owner, jobs):
+    """Be a runtime that holds jobs, until told to end or killed."""
+    store = backend(path)
+    now = time.time()
+    store.announce(ProcessRecord(owner, os.getpid(), "here", now, now, b"{}"))
+    claims = store.claim(None, now=now, limit=int(jobs), owner=owner, lease=3600)
+    say(len(claims))
+    sys.stdin.readline()
+    store.close()
+
+
+def look(path):
+    """Tell who lives."""
+    store = backend(path)
+    say(*sorted(f"{process.owner}:{process.alive}" for process in store.processes()))
+    store.close()
+
+
+def read_only(path):
+    """Use a store that this user may read only; root becomes somebody else for it."""
+    store = backend(path)
+    known = put(store)
+    store.close()
+    os.chmod(path, 0o444)
+    if os.geteuid() == 0:
+        for parent in Path(path).parents[:3]:
+            parent.chmod(0o755)
+        Path(path).parent.chmod(0o777)
+        os.setuid(65534)
+    try:
+        put(store)
+    except BackendUnavailableError as error:
+        say(error.reason)
+    say(store.get(known) is not None)
+    say(store.health().ok)
+    store.close()
+
+
+def hold(path, seconds):
+    """Hold the write lock like a backup or a shell would."""
+    connection = apsw.Connection(path)
+    connection.execute("BEGIN IMMEDIATE")
+    say("held")
+    time.sleep(float(seconds))
+    connection.execute("ROLLBACK")
+    connection.close()
+
+
+def fill(path, limit):
+    """Enqueue into a file that may not grow beyond a limit; then lift it."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    store = backend(path)
+    put(store)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
+    stored = 1
+    try:
+        while True:
+            put(store, payload=bytes(4000))
+            stored += 1
+    except BackendUnavailableError as error:
+        say(error.reason)
+    say(stored, sum(store.counts(now=time.time()).values()))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    say(store.health().ok)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    put(store)
+    say(store.health().ok)
+    store.close()
+
+
+def ring(path):
+    """Enqueue one job that is due and one for later."""
+    store = backend(path)
+    put(store, run_at=time.time() + 3600)
+    say("later")
+    sys.stdin.readline()
+    put(store)
+    say("now")
+    store.close()
+
+
+def fork(path, times):
+    """Fork again and again while a thread commits; every child commits once as well."""
+    store = backend(path)
+    acknowledged = [put(store)]
+    stop = threading.Event()
+
+    def commit():
+        while not stop.is_set():
+            acknowledged.append(put(store))
+            store.get(acknowledged[-1])
+
+    thread = threading.Thread(target=commit)
+    thread.start()
+    for _ in range(int(times)):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            os.write(writing, put(store).encode())
+            store.close()
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as answer:
+            acknowledged.append(answer.read())
+        assert os.waitpid(child, 0)[1] == 0
+    stop.set()
+    thread.join()
+    present = sum(store.get(job_id) is not None for job_id in acknowledged)
+    store.close()
+    say(len(acknowledged), present)
+
+
+def fork_in_a_hurry(path):
+    """Fork while an operation cannot be waited for."""
+    forking.TIMEOUT = 0.1
+    store = backend(path)
+    put(store)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def stand(sql):
+        inside.set()
+        go_on.wait(20)
+
+    thread = threading.Thread(target=store._store.write, args=(stand,))
+    thread.start()
+    inside.wait(5)
+    child = os.fork()
+    if child == 0:
+        for attempt in (put, lambda store: store.get("x"), lambda store: put(backend(path))):
+            try:
+                attempt(store)
+            except BackendUnavailableError as error:
+                say(error.reason)
+        say(store.health().ok)
+        os._exit(0)
+    os.waitpid(child, 0)
+    go_on.set()
+    thread.join()
+    put(store)
+    say(sum(store.counts(now=time.time()).values()))
+    store.close()
+
+
+def fork_owner(path):
+    """Fork while being a runtime: the child sees that its parent lives, and its death."""
+    store = backend(path)
+    now = time.time()
+    store.announce(ProcessRecord("parent", os.getpid(), "here", now, now, b"{}"))
+    bell = store.open_doorbell("parent")
+    child = os.fork()
+    if child == 0:
+        say([process.alive for process in store.processes()])
+        put(store)
+        sys.stdin.readline()
+        say([process.alive for process in store.processes()])
+        os._exit(0)
+    say(bell.wait(5))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,310 @@
+"""Group commit: what happens to an operation when its neighbours fail, or its leader is interrupted.
+
+It must not know the tables of the store; a table of its own is enough.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import random
+import threading
+import time
+
+import apsw
+import pytest
+
+from backends.sqlite_kit import child, line
+from flask_delayq.backends.sqlite.connection import Sql
+from flask_delayq.backends.sqlite.trouble import CommitUnknown
+from flask_delayq.backends.sqlite.writer import Writer
+from flask_delayq.clock import SystemClock
+from flask_delayq.errors import BackendUnavailableError
+
+now = SystemClock.monotonic
+
+
+class Bench:
+    """A writer on a file with one table, and ways to hold it up."""
+
+    def __init__(self, path):
+        self.path = str(path)
+        self.sql = Sql(self.path_created(), deadline=now() + 5)
+        self.sql.rows("PRAGMA journal_mode = WAL")
+        self.sql.rows("CREATE TABLE t (x INTEGER PRIMARY KEY) STRICT")
+        self.gone = []
+        self.confirm = lambda: None
+        self.writer = Writer(
+            lambda deadline: self.sql, confirm=lambda: self.confirm(), discard=self.gone.append
+        )
+        self.threads = []
+
+    def path_created(self):
+        open(self.path, "x").close()
+        return self.path
+
+    def submit(self, operation, *, seconds=5, **options):
+        return self.writer.submit(operation, full=True, deadline=now() + seconds, **options)
+
+    def insert(self, x, **options):
+        return self.submit(lambda sql: sql.run("INSERT INTO t VALUES (?)", (x,)), **options)
+
+    def stored(self):
+        return {row[0] for row in self.sql.rows("SELECT x FROM t")}
+
+    def start(self, call):
+        """Run a call in a thread; returns what it answered, or raised, once it is joined."""
+        answer = []
+
+        def run():
+            try:
+                answer.append(call())
+            except BaseException as error:
+                answer.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.threads.append(thread)
+        return answer
+
+    def join(self):
+        for thread in self.threads:
+            thread.join(20)
+            assert not thread.is_alive(), "a thread was never answered"
+        self.threads.clear()
+
+    def waiting(self, count):
+        """Block until so many requests stand in line."""
+        deadline = now() + 5
+        while len(self.writer._waiting) < count:
+            assert now() < deadline
+            time.sleep(0.001)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = Bench(tmp_path / "t.sqlite3")
+    yield made
+    made.join()
+    made.sql.close()
+
+
+@pytest.fixture
+def held(bench):
+    """An operation that leads and stands still until `held.set()`."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def stand(sql):
+        inside.set()
+        assert go_on.wait(10)
+
+    bench.start(lambda: bench.submit(stand))
+    assert inside.wait(5)
+    yield go_on
+    go_on.set()
+
+
+def test_those_who_wait_share_one_commit(bench, held):
+    commits = []
+    bench.confirm = lambda: commits.append(bench.stored())
+    for x in range(5):
+        bench.start(lambda x=x: bench.insert(x))
+    bench.waiting(5)
+    held.set()
+    bench.join()
+    assert commits == [set(), set(range(5))]
+
+
+def test_who_fails_before_writing_leaves_the_others_alone(bench, held):
+    def refuse(sql):
+        raise BackendUnavailableError("no", reason="full")
+
+    before, failed, after = (
+        bench.start(call)
+        for call in (lambda: bench.insert(1), lambda: bench.submit(refuse), lambda: bench.insert(2))
+    )
+    bench.waiting(3)
+    held.set()
+    bench.join()
+    assert (before, after) == ([1], [1])
+    assert isinstance(failed[0], BackendUnavailableError)
+    assert bench.stored() == {1, 2}
+
+
+def test_who_fails_half_way_leaves_nothing_of_itself(bench, held):
+    def half(sql):
+        sql.run("INSERT INTO t VALUES (10)")
+        sql.run("INSERT INTO t VALUES (1)")
+
+    before, failed, after = (
+        bench.start(call)
+        for call in (lambda: bench.insert(1), lambda: bench.submit(half), lambda: bench.insert(2))
+    )
+    bench.waiting(3)
+    held.set()
+    bench.join()
+    assert (before, after) == ([1], [1])
+    assert isinstance(failed[0], apsw.ConstraintError)
+    assert bench.stored() == {1, 2}
+
+
+def test_what_is_thrown_into_a_leader_hits_nobody_else(bench, held):
+    """A neighbour's operation is interrupted in the leader's thread: the leader's misfortune only."""
+    thrown = []
+
+    def interrupted_once(sql):
+        sql.run("INSERT INTO t VALUES (2)")
+        if not thrown:
+            thrown.append(threading.get_ident())
+            raise KeyboardInterrupt
+        return threading.get_ident()
+
+    leader = bench.start(lambda: bench.insert(1))
+    bench.waiting(1)
+    follower = bench.start(lambda: bench.submit(interrupted_once))
+    last = bench.start(lambda: bench.insert(3))
+    bench.waiting(3)
+    held.set()
+    bench.join()
+    assert isinstance(leader[0], KeyboardInterrupt)
+    assert follower[0] not in thrown
+    assert last == [1]
+    assert bench.stored() == {2, 3}
+
+
+def test_a_deadline_in_the_line_withdraws(bench, held):
+    begin = now()
+    answer = bench.start(lambda: bench.insert(1, seconds=0.1))
+    bench.threads.pop().join(5)
+    assert isinstance(answer[0], BackendUnavailableError)
+    assert answer[0].reason == "locked"
+    assert 0.1 <= now() - begin < 1
+    held.set()
+    bench.join()
+    assert bench.stored() == set()
+
+
+def test_a_deadline_while_the_group_commits_leaves_a_doubt_or_waits(bench, held):
+    """Only who asked for it learns of the doubt; the operation itself is stored in both cases."""
+    committing, go_on = threading.Event(), threading.Event()
+    doubted = bench.start(lambda: bench.insert(1, seconds=0.3, doubts=True))
+    patient = bench.start(lambda: bench.insert(2, seconds=0.3))
+    first = bench.threads[1]
+    bench.waiting(2)
+
+    def lead(sql):
+        committing.set()
+        assert go_on.wait(5)
+
+    # The one that stands still must lead the group of the other two.
+    leader = bench.writer._waiting
+    bench.start(lambda: bench.submit(lead))
+    bench.waiting(3)
+    leader = bench.writer._waiting
+    leader.insert(0, leader.pop())
+    held.set()
+    assert committing.wait(5)
+    first.join(5)
+    assert isinstance(doubted[0], CommitUnknown)
+    assert patient == []
+    go_on.set()
+    bench.join()
+    assert patient == [1]
+    assert bench.stored() == {1, 2}
+
+
+def test_a_commit_into_a_file_that_is_gone_is_not_acknowledged(bench):
+    def gone():
+        raise BackendUnavailableError("gone", reason="replaced")
+
+    bench.confirm = gone
+    with pytest.raises(CommitUnknown):
+        bench.insert(1)
+    assert len(bench.gone) == 1
+
+
+def test_a_write_inside_a_write_is_refused_at_once(bench):
+    with pytest.raises(BackendUnavailableError, match="inside one of its own writes"):
+        bench.submit(lambda sql: bench.insert(1))
+    assert bench.insert(2) == 1
+
+
+def test_a_lock_of_another_process_is_waited_for_and_not_longer_than_allowed(bench):
+    with child("hold", bench.path, 1) as other:
+        assert line(other) == "held"
+        begin = now()
+        with pytest.raises(apsw.BusyError):
+            bench.insert(1, seconds=0.2)
+        assert 0.2 <= now() - begin < 0.7
+        assert bench.insert(2) == 1
+    assert bench.stored() == {2}
+
+
+class ThrownError(Exception):
+    pass
+
+
+def test_exceptions_thrown_at_any_moment_lose_nobody(bench):
+    throw_at_random_moments(bench, trials=300)
+
+
+@pytest.mark.stress
+def test_exceptions_thrown_at_any_of_many_moments_lose_nobody(bench):
+    throw_at_random_moments(bench, trials=5000)
+
+
+def throw_at_random_moments(bench, trials):
+    """Threads insert while exceptions are thrown into one of them: every acknowledged row is there,
+    every refused one may be, nobody waits for ever and no transaction stays open."""
+    rng = random.Random(7)
+    numbers = itertools.count()
+    hits = acknowledged = 0
+    for _ in range(trials):
+        victim = Victim(bench, itertools.islice(numbers, 30))
+        others = [list(itertools.islice(numbers, 4)) for _ in range(2)]
+        bench.start(victim.run)
+        thread = bench.threads[-1]
+        answers = [bench.start(lambda xs=xs: [bench.insert(x) for x in xs]) for xs in others]
+        assert victim.running.wait(5)
+        time.sleep(rng.random() * 0.004)
+        throw_into(thread)
+        assert victim.ended.wait(10)
+        victim.gate.set()
+        bench.join()
+        assert answers == [[[1] * 4]] * 2
+        assert not bench.sql.connection.in_transaction
+        assert bench.writer._leader is None
+        stored = bench.stored()
+        assert stored.issuperset(victim.done)
+        assert stored.issuperset(x for xs in others for x in xs)
+        hits += victim.hit
+        acknowledged += len(victim.done)
+    assert hits > trials * 0.8
+    assert acknowledged > trials
+
+
+class Victim:
+    """Inserts numbers until an exception is thrown into it."""
+
+    def __init__(self, bench, numbers):
+        self.bench, self.numbers = bench, numbers
+        self.done = []
+        self.hit = False
+        self.running, self.ended, self.gate = (threading.Event() for _ in range(3))
+
+    def run(self):
+        self.running.set()
+        try:
+            for x in self.numbers:
+                self.bench.insert(x)
+                self.done.append(x)
+            self.ended.set()
+            self.gate.wait(5)
+        except ThrownError:
+            self.hit = True
+        self.ended.set()
+
+
+def throw_into(thread):
+    throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    throw(ctypes.c_ulong(thread.ident), ctypes.py_object(ThrownError))
