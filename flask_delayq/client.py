@@ -13,7 +13,12 @@ from msgspec import Struct
 from .backends.base import Backend, Inspectable
 from .clock import Clock, SystemClock, to_seconds, to_timestamp
 from .config import Settings
-from .errors import ConfigurationError, PayloadTooLargeError, UnsupportedOperationError
+from .errors import (
+    ArgumentError,
+    ConfigurationError,
+    PayloadTooLargeError,
+    UnsupportedOperationError,
+)
 from .handle import Job, decode_with
 from .ids import new_id
 from .job import Claim, ClaimFor, Enqueued, JobQuery, JobRecord, NewJob, Stored
@@ -223,7 +228,7 @@ class Client:
     def select(self, query: JobQuery) -> list[Job[Any]]:
         """The jobs that a query names."""
         records = self.inspect.list(query, now=self.clock.now())
-        return [Job(record.id, self, record) for record in records]
+        return [Job(record.id, self, record, _partial=True) for record in records]
 
     def record_of(self, job_id: str) -> JobRecord | None:
         return self.inspect.get(job_id)
@@ -266,7 +271,7 @@ class Client:
         if found is not None:
             try:
                 return found.arguments.unpack(found.arguments.decode(record.payload))
-            except TypeError:  # ArgumentError is one
+            except (ArgumentError, ConfigurationError):
                 pass
         values = decode(record.payload)
         return ((), values) if isinstance(values, dict) else ((values,), {})
@@ -284,7 +289,7 @@ class Client:
         if not self._waiting:
             return
         for job_id in job_ids:
-            for event in self._waiting.get(job_id, ()):
+            for event in tuple(self._waiting.get(job_id, ())):  # the list changes meanwhile
                 event.set()
 
     def await_change(self, job_id: str, look: Callable[[], bool], timeout: float | None) -> bool:
@@ -296,7 +301,7 @@ class Client:
         event = threading.Event()
         with self._waiting_lock:
             self._waiting.setdefault(job_id, []).append(event)
-        deadline = None if timeout is None else _real.monotonic() + timeout
+        deadline = None if timeout is None else _real.monotonic() + to_seconds(timeout, what="timeout")
         pause = 0.002
         try:
             while not look():

@@ -4,13 +4,13 @@ Knows the store by the few verbs of ``JobStore``; knows no Flask and no runtime.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from .clock import to_datetime
+from .clock import to_datetime, to_seconds
 from .errors import (
     InvalidTransitionError,
     JobFailedError,
@@ -52,6 +52,8 @@ class Job(Struct, Generic[R], eq=False, gc=False):
     _new: NewJob | None = None
     created: bool = False
     """Whether the call that returned this object stored the job (False: the id was known)."""
+    _partial: bool = False
+    """From a list, which leaves out arguments, result and error: they are fetched when asked for."""
 
     @property
     def record(self) -> JobRecord:
@@ -74,6 +76,11 @@ class Job(Struct, Generic[R], eq=False, gc=False):
                 schedule=new.schedule,
             )
         return record
+
+    def _whole(self) -> JobRecord:
+        if self._partial:
+            self.refresh()
+        return self.record
 
     @property
     def task(self) -> str:
@@ -145,12 +152,12 @@ class Job(Struct, Generic[R], eq=False, gc=False):
     @property
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call's arguments as ``(args, kwargs)``; restored where the task is registered."""
-        return self._store.arguments_of(self.record)
+        return self._store.arguments_of(self._whole())
 
     @property
     def error(self) -> Failure | None:
         """Why the latest run that failed did so; for a completed job, why its result is not stored."""
-        return decode_failure(self.record.error)
+        return decode_failure(self._whole().error)
 
     @property
     def progress(self) -> dict[str, Any]:
@@ -166,7 +173,7 @@ class Job(Struct, Generic[R], eq=False, gc=False):
         :raises JobFailedError: the job failed or was cancelled.
         :raises JobNotFinishedError: it has not ended (in this snapshot).
         """
-        record = self.record
+        record = self._whole()
         if record.stored is Stored.COMPLETED:
             if record.result is None:
                 return None  # type: ignore[return-value]
@@ -186,24 +193,27 @@ class Job(Struct, Generic[R], eq=False, gc=False):
         if record is None:
             raise JobNotFoundError(self.id)
         self._record = record
+        self._partial = False
         return self
 
-    def wait(self, timeout: float | None = None) -> Job[R]:
+    def wait(self, timeout: float | timedelta | None = None) -> Job[R]:
         """Block until the job is final and return this object, refreshed.
 
-        :param timeout: seconds, or ``None`` for no limit.
+        :param timeout: seconds or ``timedelta``, or ``None`` for no limit.
+        :raises DelayError: ``timeout`` is negative, not finite or no duration.
         :raises WaitTimeoutError: it was not final in time.
         :raises WaitInsideTaskError: called inside a task of a job that is not final: workers that wait
             for workers can stand still for ever.
         :raises JobNotFoundError: the job is gone.
         """
+        limit = None if timeout is None else to_seconds(timeout, what="timeout")
         self.refresh()
         if self.is_final:
             return self
         if running_job.get(None) is not None:
             raise WaitInsideTaskError(self.id)
-        if not self._store.await_change(self.id, lambda: self.refresh().is_final, timeout):
-            raise WaitTimeoutError(self.id, timeout or 0.0)
+        if not self._store.await_change(self.id, lambda: self.refresh().is_final, limit):
+            raise WaitTimeoutError(self.id, limit or 0.0)
         return self
 
     def cancel(self, reason: str = "") -> bool:

@@ -3,7 +3,6 @@ Knows the app that runs it only as a ``Submitter`` found when it is called."""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import sys
 import typing
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from .arguments import Arguments
-from .errors import ConfigurationError, TaskAlreadyRegisteredError, TaskNotFoundError
+from .clock import to_seconds
+from .errors import ConfigurationError, DelayError, TaskAlreadyRegisteredError, TaskNotFoundError
 from .handle import Job, decode_with
 from .options import CallOptions, Plan, TaskOptions
 
@@ -83,13 +83,16 @@ class Call(Generic[P, R]):
         :raises DelayError: the delay is negative, not finite or above ten years.
         """
         task = self._task
-        return task.resolve().submit(task, ((args, kwargs),), self._options, delay=delay)[0]
+        seconds = to_seconds(delay)
+        return task.resolve().submit(task, ((args, kwargs),), self._options, delay=seconds)[0]
 
     def enqueue_at(self, when: datetime, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """As :meth:`enqueue`, due at an aware datetime; one in the past is due now.
 
         :raises DelayError: it is naive or more than ten years ahead.
         """
+        if when is None:
+            raise DelayError("run_at must be an aware datetime, not None", when)
         task = self._task
         return task.resolve().submit(task, ((args, kwargs),), self._options, when=when)[0]
 
@@ -140,6 +143,8 @@ class Task(Call[P, R]):
         """Run the function here; an ``async def`` one is run to its end."""
         result = self.function(*args, **kwargs)
         if inspect.iscoroutine(result):
+            import asyncio  # slow to import, and needed by few
+
             result = asyncio.run(result)
         value: R = result
         return value
