@@ -115,8 +115,7 @@ class WorkerPool(Generic[T]):
             if self._stopping:
                 return
             self._stopping = True
-        for _ in self._threads:
-            self._items.put(None)
+        self._items.put(None)  # one is enough: each thread passes it on
 
     def join(self, deadline: Callable[[], float]) -> bool:
         """Wait for the threads, at most ``deadline()`` seconds from now; True if all have ended."""
@@ -149,6 +148,7 @@ class WorkerPool(Generic[T]):
         while True:
             item = get()
             if item is None:
+                self._items.put(None)
                 return
             work(item)
             del item  # an idle worker keeps nothing of its last job alive
