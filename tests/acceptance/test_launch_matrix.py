@@ -342,6 +342,9 @@ CASES: dict[str, Case] = {
     "uwsgi": serves(UWSGI_CALL, "uWSGI worker", then=no_thread_at_its_fork),
     "uwsgi, threads": serves(UWSGI_CALL + " --threads 2", "uWSGI worker", then=a_view_forks),
     "uwsgi, lazy": serves(UWSGI_CALL + " --master --lazy-apps -p 2", "uWSGI worker", children=2),
+    "uwsgi, fork hooks": serves(
+        UWSGI_CALL + " --master --py-call-uwsgi-fork-hooks", "uWSGI worker", children=1
+    ),
     "uwsgi, mule": serves(UWSGI_CALL + " --master --mule", "uWSGI worker", children=1),
     **{
         # Forked at a bad moment a worker hangs for ever, so once is not enough.

@@ -15,7 +15,7 @@ from types import FrameType, ModuleType, SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
-from flask import Flask
+from flask import Flask, request_started
 from werkzeug.test import EnvironBuilder
 
 from flask_delayq import launch
@@ -225,9 +225,11 @@ def test_a_test_client_does_not_count_and_a_servers_request_does(
     for _ in range(2):
         assert app.test_client().get("/").text == "answer"
         assert (state.told, process.look()) == ([], None)
+    assert request_started.has_receivers_for(app)
     for _ in range(2):
         assert request(app) == "answer"
         assert (state.told, process.look()) == (["first request"], "first request")
+        assert not request_started.has_receivers_for(app)  # later requests cost nothing
 
 
 def test_a_server_is_noticed_without_any_request(state: Recorder) -> None:
@@ -272,19 +274,25 @@ def test_one_request_starts_all_apps_and_one_that_fails_harms_none(
     assert state.told == []
 
 
-def test_starting_at_the_same_moment_happens_once(state: Recorder, app: Flask) -> None:
-    together = threading.Barrier(8)
-
-    def enter() -> None:
-        together.wait(5)
-        request(app)
-
-    threads = [threading.Thread(target=enter) for _ in range(8)]
+def test_two_requests_that_ask_at_the_same_moment_start_it_once(
+    state: Recorder, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(2)
+    monkeypatch.setattr(state, "wants_to_start", lambda: together.wait(5) >= 0)
+    threads = [threading.Thread(target=request, args=(app,)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert state.told == ["first request"]
+
+
+def test_a_configuration_that_cannot_be_read_is_logged_once(
+    state: Recorder, app: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(state, "wants")
+    assert request(app) == request(app) == "answer"
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 def test_an_app_that_is_gone_is_watched_no_longer(process: Process) -> None:
@@ -343,23 +351,32 @@ def test_no_thread_lives_in_the_uwsgi_master(process: Process, monkeypatch: pyte
     with thread_inside("app", "request") as serving_thread:
         process._loader = proofs.Loader(serving_thread.ident or 0, None)
         process.after_fork_of_uwsgi()
-        assert process._watcher is not None
+        watcher = process._watcher
+        assert watcher is not None
+        process.after_fork_in_child()  # Python's hook after uWSGI's
+        assert process._watcher is watcher
         assert state.told == []
         process._loader = ended_thread()
         wait_until(lambda: state.told, what="the start")
     assert state.told == ["uWSGI worker"]
 
 
-def test_uwsgi_without_threads_is_declined(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lazy", [True, False])
+def test_uwsgi_without_threads_is_declined(
+    lazy: bool, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = FakeUwsgi(monkeypatch)
     del fake.module.has_threads
+    fake.worker = int(lazy)
     state, app = Recorder(), make_app()
     process.arm(state, app)
-    fake.worker = 1
-    process.after_fork_of_uwsgi()
+    assert process._watcher is None
+    if not lazy:
+        fake.worker = 1
+        process.after_fork_of_uwsgi()
+        assert len(state.told) == 1
     request(app)
     assert state.told == ["declined: uWSGI runs without threads; start it with --enable-threads"]
-    assert process._watcher is None
 
 
 @pytest.mark.parametrize("decorators", [True, False], ids=["decorators", "none installed"])
