@@ -145,6 +145,13 @@ def test_what_was_typed_into_the_form_stays_text(client: FlaskClient, poisoned: 
     assert Page(found.text).active == []
 
 
+def test_forms_can_prove_their_origin_on_plain_http(client: FlaskClient) -> None:
+    # Under "no-referrer", which answers carry, browsers send "Origin: null" with a form.
+    found = client.get("/delayq/produce")
+    assert found.headers["Referrer-Policy"] == "no-referrer"
+    assert '<meta name="referrer" content="same-origin">' in found.text
+
+
 # --- secrets ---------------------------------------------------------------------------------------
 
 

@@ -138,6 +138,21 @@ def test_status_fails_when_nobody_runs_what_is_due(shell: Shell, late: float, ex
     assert shell("status").exit_code == 0  # somebody wanted it so
 
 
+@pytest.mark.parametrize("alive, exit_code", [(True, 0), (False, 1)])
+def test_a_dead_process_runs_nothing(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, alive: bool, exit_code: int
+) -> None:
+    backend = shell.delayq.state.backend
+    now = shell.delayq.state.clock.now() - 120
+    backend.enqueue([NewJob("j1", "add", "sums", 1, now, now, b'{"a":1}')], now=now, timeout=1.0)
+    monkeypatch.setattr(
+        backend, "processes", lambda: [ProcessRecord("o", 77, "h", now, now, b"{}", alive)]
+    )
+    result = shell("status")
+    assert result.exit_code == exit_code
+    assert ("77 (dead)" in result.stdout) is not alive
+
+
 def test_watch_looks_again_until_interrupted(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = iter([None, None])
 
@@ -259,11 +274,14 @@ def test_forged_rows_do_not_steer_the_terminal(shell: Shell) -> None:
     for words in (["status"], ["jobs"], ["show", "forged"], ["threads"]):
         output = shell(*words).output
         assert "end" in output
-        assert output == safe(output, lines=True)
+        assert not any(
+            char in output for char in HOSTILE if char not in "\n end" and not char.isprintable()
+        )
     assert json.loads(shell("jobs", "--json").stdout)["jobs"][0]["task"] == HOSTILE
 
 
 def test_safe_leaves_texts_readable() -> None:
+    assert safe(HOSTILE).isprintable()
     assert safe("Grüße, 你好 🙂 → ok") == "Grüße, 你好 🙂 → ok"
     assert safe("a\nb\tc\x00\udcff") == "a\\nb\\tc\\x00\\udcff"
     assert safe("a\nb\r", lines=True) == "a\nb\\r"
