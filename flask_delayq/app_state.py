@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from msgspec import structs
-from werkzeug.serving import is_running_from_reloader
 
 from .backends import open_backend
 from .backends.base import Backend
@@ -123,7 +122,8 @@ class AppState:
         """Seconds that running jobs get at a stop."""
         if self.settings.drain_timeout is not None:
             return self.settings.drain_timeout
-        return DRAIN_RELOADER if is_running_from_reloader() else DRAIN_WEB
+        # As werkzeug.serving.is_running_from_reloader does, without importing a server into every app.
+        return DRAIN_RELOADER if os.environ.get("WERKZEUG_RUN_MAIN") == "true" else DRAIN_WEB
 
     # --- running jobs ----------------------------------------------------------------------------
 

@@ -13,7 +13,9 @@ from flask import Flask, current_app, has_app_context
 from werkzeug.local import LocalProxy
 
 from . import launch
+from .admin import admin_blueprint
 from .app_state import AppState
+from .cli import delayq_commands
 from .client import Client
 from .clock import Clock, SystemClock
 from .config import url_prefix
@@ -76,9 +78,6 @@ class DelayQ:
             raise SetupError(
                 "this app already has a DelayQ; import and use that object instead of making another"
             )
-        from .admin import admin_blueprint
-        from .cli import delayq_commands
-
         state = AppState(app, self.tasks, self._clock)
         app.extensions[KEY] = self
         app.extensions[_STATE_KEY] = state

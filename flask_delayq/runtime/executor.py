@@ -3,7 +3,6 @@ Knows no thread, no loop and no store beyond the job's own reports; Flask comes 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import traceback
 from collections.abc import Callable
@@ -96,6 +95,8 @@ class Executor:
         with self._scope():
             result = task.arguments.call(task.function, values)
             if type(result) is CoroutineType:
+                import asyncio  # slow to import, and needed by few
+
                 result = asyncio.run(result)
         return result
 

@@ -93,14 +93,17 @@ class Maintenance:
     def _rescue(self, now: float) -> None:
         rescued = self._backend.rescue(now=now, max_rescues=self._settings.max_rescues)
         for one in rescued:
-            _log.warning(
-                "job %s (%s) was taken back from %s, which died or hung; it is %s now (rescue %d)",
-                one.id,
-                one.task,
-                one.owner,
-                one.state.name.lower(),
-                one.rescues,
-            )
+            if one.rescues:
+                _log.warning(
+                    "job %s (%s) was taken back from %s, which died or hung; it is %s now (rescue %d)",
+                    one.id,
+                    one.task,
+                    one.owner,
+                    one.state.name.lower(),
+                    one.rescues,
+                )
+            else:
+                _log.info("job %s (%s) was interrupted by a stop and waits again", one.id, one.task)
             emit(job_rescued, self._sender, job=one)
             if one.state is Stored.FAILED:
                 emit(job_failed, self._sender, job=one, error=None)

@@ -25,7 +25,7 @@ from waiting import wait_until
 @pytest.fixture(params=["memory", "sqlite"])
 def delayq(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DelayQ]:
     url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.sqlite3"
-    app, delayq = make_app(url=url)
+    _app, delayq = make_app(url=url)
     with running(delayq):
         yield delayq
 
@@ -243,7 +243,7 @@ def test_waiting_inside_a_task_is_refused(delayq: DelayQ) -> None:
 
 
 def test_a_periodic_task_fires_once_per_occurrence(tmp_path: Path) -> None:
-    app, delayq = make_app(url=f"sqlite:///{tmp_path}/jobs.sqlite3")
+    _app, delayq = make_app(url=f"sqlite:///{tmp_path}/jobs.sqlite3")
     fired: list[float] = []
 
     @delayq.task(every=0.2)
@@ -308,3 +308,19 @@ def test_exception_groups_are_kept_as_text(delayq: DelayQ) -> None:
     error = group.enqueue().wait(5).error
     assert error is not None
     assert "ValueError: a" in error.traceback and "OSError: b" in error.traceback
+
+
+def test_jobs_from_a_list_know_as_much_as_any(delayq: DelayQ) -> None:
+    @delayq.task
+    def double(n: int) -> int:
+        return n * 2
+
+    @delayq.task
+    def fail(n: int) -> None:
+        raise ValueError("no")
+
+    double.enqueue(4).wait(5)
+    fail.enqueue(5).wait(5)
+    failed, completed = delayq.jobs()
+    assert (completed.result, completed.arguments) == (8, ((4,), {}))
+    assert (failed.arguments, str(failed.error)) == (((5,), {}), "ValueError: no")

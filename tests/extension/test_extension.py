@@ -1,0 +1,241 @@
+"""The extension contract: apps, instances, factories, settings, and what happens before `init_app`.
+
+It must not know how jobs run.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from flask_delayq import DelayQ
+from flask_delayq.errors import ConfigurationError, SetupError, TaskAlreadyRegisteredError
+from flask_delayq.signals import job_completed, job_enqueued, job_failed, job_started
+from kit import make_app, running
+
+
+def named_app(name: str, **config: object) -> Flask:
+    app = Flask(name)
+    app.config.update({"DELAYQ_URL": "memory://", "DELAYQ_MODE": "manual", **config})
+    return app
+
+
+def test_init_app_opens_no_file_and_starts_no_worker(tmp_path: Path) -> None:
+    app = Flask("quiet", instance_path=str(tmp_path / "instance"))
+    before = {thread.name for thread in threading.enumerate()}
+    DelayQ(app)
+    after = {thread.name for thread in threading.enumerate()} - before
+    assert not (tmp_path / "instance").exists()
+    assert not any("worker" in name or "dispatcher" in name for name in after)
+
+
+def test_before_init_app_the_error_says_what_to_do() -> None:
+    delayq = DelayQ()
+    task = delayq.task(name="t")(lambda: 1)
+    with pytest.raises(SetupError, match=r"call delayq.init_app\(app\) first"):
+        task.enqueue()
+    assert task() == 1
+
+
+def test_an_app_takes_one_delayq_only() -> None:
+    app = named_app("one")
+    DelayQ(app)
+    with pytest.raises(SetupError, match="already has a DelayQ"):
+        DelayQ(app)
+
+
+def test_one_delayq_serves_several_apps_each_with_its_own_jobs() -> None:
+    delayq = DelayQ()
+    seen: list[str] = []
+
+    @delayq.task
+    def note(text: str) -> None:
+        seen.append(text)
+
+    apps = [named_app("first"), named_app("second")]
+    for app in apps:
+        delayq.init_app(app)
+    with pytest.raises(SetupError, match="serves several apps"):
+        note.enqueue("nowhere")
+    for app in apps:
+        with app.app_context():
+            note.enqueue(app.name)
+    with apps[0].app_context():
+        assert delayq.counts()["ready"] == 1
+        assert len(delayq.drain()) == 1
+        assert delayq.counts()["completed"] == 1
+    assert seen == ["first"]
+    with apps[1].app_context():
+        assert delayq.counts()["ready"] == 1
+
+
+def test_a_foreign_app_context_is_refused_when_there_are_several_apps() -> None:
+    delayq = DelayQ()
+    task = delayq.task(name="t")(lambda: 1)
+    delayq.init_app(named_app("a"))
+    delayq.init_app(named_app("b"))
+    with named_app("stranger").app_context(), pytest.raises(SetupError, match="'stranger'"):
+        task.enqueue()
+
+
+def test_two_extensions_in_one_process_do_not_meet() -> None:
+    (_one, first), (_two, second) = make_app(), make_app()
+    one = first.task(name="same")(lambda: "one")
+    two = second.task(name="same")(lambda: "two")
+    with running(first), running(second):
+        assert one.enqueue().wait(5).result == "one"
+        assert two.enqueue().wait(5).result == "two"
+
+
+def test_a_factory_may_be_called_again_and_again() -> None:
+    delayq = DelayQ()
+
+    def create_app() -> Flask:
+        app = named_app("factory")
+        delayq.init_app(app)
+        return app
+
+    apps = [create_app() for _ in range(50)]
+    refs = [weakref.ref(app) for app in apps]
+    del apps
+    gc.collect()
+    assert sum(ref() is not None for ref in refs) == 0
+    last = create_app()
+    assert delayq.state.app is last
+
+
+def test_unknown_settings_are_refused_with_a_suggestion() -> None:
+    app, delayq = make_app()
+    app.config["DELAYQ_WORKRES"] = 3
+    with pytest.raises(ConfigurationError, match="did you mean DELAYQ_WORKERS"):
+        delayq.counts()
+
+
+def test_settings_are_read_once() -> None:
+    app, delayq = make_app(workers=2)
+    assert delayq.state.settings.workers == 2
+    app.config["DELAYQ_WORKERS"] = 9
+    assert delayq.state.settings.workers == 2
+
+
+def test_testing_means_manual_also_when_it_is_set_later() -> None:
+    app = named_app("later", DELAYQ_MODE="auto")
+    delayq = DelayQ(app)
+    assert delayq.state.wants_to_start()
+    app.testing = True
+    assert delayq.state.mode == "manual"
+    assert not delayq.state.wants_to_start()
+
+
+def test_testing_keeps_jobs_in_memory_by_default(tmp_path: Path) -> None:
+    app = Flask("tested", instance_path=str(tmp_path))
+    app.testing = True
+    delayq = DelayQ(app)
+    task = delayq.task(name="t")(lambda: 1)
+    task.enqueue()
+    assert [outcome.claim.task for outcome in delayq.drain()] == ["t"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inline_runs_the_job_before_enqueue_returns() -> None:
+    _app, delayq = make_app(mode="inline")
+    order: list[str] = []
+    inner = delayq.task(name="inner")(lambda: order.append("inner"))
+
+    @delayq.task
+    def outer() -> None:
+        inner.enqueue()
+        order.append("outer")
+
+    job = outer.enqueue()
+    order.append("back")
+    assert order == ["outer", "inner", "back"]
+    assert job.refresh().state == "completed"
+
+
+def test_names_are_stable_settable_and_refused_twice() -> None:
+    _app, delayq = make_app()
+
+    def work() -> None: ...
+
+    assert delayq.task(work).name.endswith("test_names_are_stable_settable_and_refused_twice.work")
+    delayq.task(name="mail", aliases=["old.mail"])(work)
+    with pytest.raises(TaskAlreadyRegisteredError, match=r"old\.mail"):
+        delayq.task(name="old.mail")(work)
+    assert delayq.tasks.get("old.mail").name == "mail"
+
+
+def test_jobs_stored_under_a_former_name_still_run() -> None:
+    _app, old = make_app(url="memory://renamed")
+    old.task(name="before")(lambda: 1).enqueue()
+    _, new = make_app(url="memory://renamed")
+    new.task(name="after", aliases=["before"])(lambda: 2)
+    assert [outcome.verb.value for outcome in new.drain()] == ["complete"]
+
+
+def test_a_periodic_task_cannot_need_arguments() -> None:
+    _app, delayq = make_app()
+    with pytest.raises(ConfigurationError, match="cannot need arguments: to"):
+        delayq.task(every=5, name="t")(lambda to: None)
+
+
+def test_the_script_and_the_module_agree_on_a_name(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "from flask import Flask\nfrom flask_delayq import DelayQ\n"
+        "app = Flask(__name__)\ndelayq = DelayQ(app)\n"
+        "@delayq.task\ndef send(): ...\n"
+        "if __name__ == '__main__': print(send.name)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "app.py"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert ran.stdout.strip() == "app.send"
+
+
+def test_signals_tell_what_happens_and_receivers_cannot_break_a_job() -> None:
+    app, delayq = make_app()
+    heard: list[tuple[str, object]] = []
+
+    def on(name: str) -> object:
+        def receiver(sender: object, **facts: object) -> None:
+            assert sender is app
+            heard.append((name, facts.get("result") or str(facts.get("error") or "")))
+            raise RuntimeError("a clumsy observer")
+
+        return receiver
+
+    good = delayq.task(name="good")(lambda: 7)
+
+    @delayq.task
+    def bad() -> None:
+        raise ValueError("no")
+
+    receivers = [on("enqueued"), on("started"), on("completed"), on("failed")]
+    signals = (job_enqueued, job_started, job_completed, job_failed)
+    for signal, receiver in zip(signals, receivers, strict=True):
+        signal.connect(receiver, sender=app)
+    job = good.enqueue()
+    bad.enqueue()
+    delayq.drain()
+    assert job.refresh().result == 7
+    assert heard == [
+        ("enqueued", ""),
+        ("enqueued", ""),
+        ("started", ""),
+        ("completed", 7),
+        ("started", ""),
+        ("failed", "no"),
+    ]
+
+
+def test_a_client_library_is_imported_by_the_backend_that_needs_it_alone() -> None:
+    code = "import sys, flask_delayq; sys.exit('apsw' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], timeout=30, check=False)
+    assert ran.returncode == 0
