@@ -119,14 +119,14 @@ def _check_room(sql: Sql, fresh: dict[str, NewJob], limit: int) -> None:
 
 def _as_waiting(job: NewJob) -> Bindings:
     return (
-        *(job.id, job.task, job.queue, job.priority, 0, job.run_at, job.enqueued_at),
+        *(job.id, job.task, job.queue, job.priority, 0, float(job.run_at), job.enqueued_at),
         *(job.max_attempts, job.fail_on_crash, job.schedule, 0, None, None, None),
     )
 
 
 def _as_running(job: NewJob, owner: str, lease_until: float, now: float) -> Bindings:
     return (
-        *(job.id, job.task, job.queue, job.priority, 1, job.run_at, job.enqueued_at),
+        *(job.id, job.task, job.queue, job.priority, 1, float(job.run_at), job.enqueued_at),
         *(job.max_attempts, job.fail_on_crash, job.schedule, 1, owner, lease_until, now),
     )
 
