@@ -225,11 +225,11 @@ def test_a_test_client_does_not_count_and_a_servers_request_does(
     for _ in range(2):
         assert app.test_client().get("/").text == "answer"
         assert (state.told, process.look()) == ([], None)
-    assert request_started.has_receivers_for(app)
+    assert list(request_started.receivers_for(app))
     for _ in range(2):
         assert request(app) == "answer"
         assert (state.told, process.look()) == (["first request"], "first request")
-        assert not request_started.has_receivers_for(app)  # later requests cost nothing
+        assert not list(request_started.receivers_for(app))  # later requests cost nothing
 
 
 def test_a_server_is_noticed_without_any_request(state: Recorder) -> None:
@@ -443,7 +443,8 @@ def in_loop(then):
 
 def run(body: str) -> None:
     process = subprocess.run(
-        [sys.executable, "-c", SCRIPT + body],
+        # Python 3.13.0 counts the threads that come back after a fork, and warns of them.
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", SCRIPT + body],
         env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests' / 'extension'}"},
         capture_output=True,
         text=True,
