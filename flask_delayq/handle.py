@@ -52,7 +52,6 @@ class Job(Struct, Generic[R], eq=False, gc=False):
     _new: NewJob | None = None
     created: bool = False
     """Whether the call that returned this object stored the job (False: the id was known)."""
-    _whole: bool = True  # a job from a list has no payload, result and error until they are asked for
     _partial: bool = False
     """From a list, which leaves out arguments, result and error: they are fetched when asked for."""
 
@@ -80,12 +79,6 @@ class Job(Struct, Generic[R], eq=False, gc=False):
 
     def _whole(self) -> JobRecord:
         if self._partial:
-            self.refresh()
-        return self.record
-
-    @property
-    def _whole_record(self) -> JobRecord:
-        if not self._whole:
             self.refresh()
         return self.record
 
@@ -169,7 +162,7 @@ class Job(Struct, Generic[R], eq=False, gc=False):
     @property
     def progress(self) -> dict[str, Any]:
         """The latest report: ``done``, ``total``, ``note``, ``at`` (epoch seconds); or empty."""
-        return decode_object(self._whole_record.progress)
+        return decode_object(self.record.progress)
 
     @property
     def result(self) -> R:
