@@ -13,8 +13,9 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/core.stamp ## Run the example app on http://127.0.0.1:5000/ (PORT=8000 moves it)
-	@echo "The example app is at http://127.0.0.1:$(PORT)/ - stop it with Ctrl-C"
-	$(BIN)/flask --app example_app run --host 127.0.0.1 --port $(PORT)
+	@echo "The example app is at http://127.0.0.1:$(PORT)/ and its jobs at http://127.0.0.1:$(PORT)/delayq/"
+	@echo "(open in debug mode, to this machine only). Stop it with Ctrl-C."
+	$(BIN)/flask --app example_app run --debug --no-reload --host 127.0.0.1 --port $(PORT)
 
 test: lint ## Check style and types, then run the tests (ARGS="-k wheel" narrows them)
 	$(BIN)/python -m pytest $(ARGS)
