@@ -25,8 +25,13 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._handed: dict[str, int] = {}  # modulo the turn; queues at 0 are left out
+        self._handed: dict[str, int] = {}
         self._last = ""
+
+    def served(self, queue: str, jobs: int = 1) -> None:
+        """Note that a queue handed out jobs without a choice."""
+        self._handed[queue] = self._handed.get(queue, 0) + jobs
+        self._last = queue
 
     def choose(self, due: Mapping[str, Sequence[Sequence[Row]]], limit: int, strict: bool) -> list[Row]:
         """Return up to ``limit`` of the rows in the order in which they shall run.
@@ -45,9 +50,8 @@ class Turns:
             filled = [level for level in levels if level]
             if len(filled) != 1:
                 return list(islice(self._one_by_one(queue, filled, strict), limit))
-            self._last = queue
             taken = list(filled[0][:limit])  # one level: its order is the order by age as well
-            self._count(queue, len(taken))
+            self.served(queue, len(taken))
             return taken
         names = sorted(due)
         start = bisect_right(names, self._last)
@@ -64,20 +68,12 @@ class Turns:
                 lines.append(line)
         return chosen
 
-    def _count(self, queue: str, jobs: int) -> int:
-        handed = (self._handed.get(queue, 0) + jobs) % TURN_OF_THE_OLDEST
-        if handed:
-            self._handed[queue] = handed
-        else:
-            self._handed.pop(queue, None)
-        return handed
-
     def _one_by_one(self, queue: str, levels: Sequence[Sequence[Row]], strict: bool) -> Iterator[Row]:
         """The rows of a queue in order; each is counted when it is handed out, none ahead."""
         lines = [deque(level) for level in levels]
         while lines:
-            self._last = queue
-            oldest = self._count(queue, 1) == 0 and not strict
+            self.served(queue)
+            oldest = self._handed[queue] % TURN_OF_THE_OLDEST == 0 and not strict
             line = min(lines, key=_head) if oldest else lines[0]
             yield line.popleft()
             if not line:

@@ -1,0 +1,6 @@
+"""Jobs in this process's memory: the reference implementation, for tests and throw-away work.
+Must not know any other backend."""
+
+from __future__ import annotations
+
+from .backend import MemoryBackend as MemoryBackend

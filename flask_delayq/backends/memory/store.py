@@ -1,0 +1,170 @@
+"""Everything one memory store holds, and the moves of a job between its lines.
+Must not know who asks: the verbs take the lock and decide, the store only keeps its parts in step."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from itertools import count
+from weakref import WeakSet, WeakValueDictionary
+
+from ...job import Claim, NewJob, ProcessRecord, ScheduleRecord, Stored
+from .rows import Line, Queue, Row
+
+_WAITING, _RUNNING = Stored.WAITING, Stored.RUNNING
+_FAILED, _CANCELLED = Stored.FAILED, Stored.CANCELLED
+
+
+class Store:
+    """Jobs, queues, schedules and processes behind one lock.
+
+    Every method expects the caller to hold ``lock``.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+        _all.add(self)
+
+    def clear(self) -> None:
+        """Begin anew, with a lock that nobody holds."""
+        self.lock = threading.Lock()
+        self.rows: dict[str, Row] = {}
+        self.running: dict[str, Row] = {}
+        self.rescued_running = 0
+        self.queues: dict[str, Queue] = {}
+        self.finished = Line()
+        """Completed and cancelled jobs by the moment of their end."""
+        self.failed = Line()
+        self.cancelled = 0
+        self.schedules: dict[str, ScheduleRecord] = {}
+        self.processes: dict[str, ProcessRecord] = {}
+        self.places = count(1)
+
+    def queue(self, name: str) -> Queue:
+        queue = self.queues.get(name)
+        if queue is None:
+            queue = self.queues[name] = Queue(name)
+        return queue
+
+    def named(self, names: Sequence[str] | None) -> list[Queue]:
+        """The queues that exist of these, each once; ``None``: all."""
+        if names is None:
+            return list(self.queues.values())
+        return [self.queues[name] for name in dict.fromkeys(names) if name in self.queues]
+
+    # --- moves ---------------------------------------------------------------------------------
+
+    def add(self, new: NewJob) -> None:
+        """A new job that waits."""
+        row = self.rows[new.id] = Row(new, new.run_at)
+        self.wait(row)
+
+    def wait(self, row: Row) -> None:
+        """Put a job that stands nowhere into its waiting line."""
+        queue = self.queue(row.new.queue)
+        row.stored = _WAITING
+        row.owner = None
+        queue.waiting += 1
+        queue.line_of(row).join(row.run_at, row, next(self.places))
+
+    def run(self, row: Row, owner: str, lease: float, mono: float, now: float) -> Claim:
+        """Let a job that stands nowhere run."""
+        new = row.new
+        row.stored = _RUNNING
+        row.owner = owner
+        row.claim_no = claim_no = row.claim_no + 1
+        row.leased_at = mono
+        row.lease_end = mono + lease
+        row.started_at = now
+        row.interrupted = False
+        row.progress = None
+        self.running[new.id] = row
+        if row.rescues:
+            self.rescued_running += 1
+        return Claim(
+            new.id,
+            new.task,
+            new.queue,
+            new.payload,
+            owner,
+            claim_no,
+            row.attempt + 1,
+            row.run_at,
+            row.rescues,
+            new.max_attempts,
+            new.enqueued_at,
+            new.priority,
+        )
+
+    def halt(self, row: Row) -> None:
+        """Take a running job out; the caller says where it goes."""
+        del self.running[row.new.id]
+        if row.rescues:
+            self.rescued_running -= 1
+
+    def held(self, claim: Claim) -> Row | None:
+        """The job that a claim still fences, or ``None``."""
+        row = self.running.get(claim.id)
+        if row is None or row.claim_no != claim.claim_no or row.owner != claim.owner:
+            return None
+        return row
+
+    def finish(self, row: Row, state: Stored, at: float) -> None:
+        """End a job that stands nowhere."""
+        row.stored = state
+        row.owner = None
+        row.finished_at = at
+        if state is _CANCELLED:
+            self.cancelled += 1
+        (self.failed if state is _FAILED else self.finished).join(at, row, next(self.places))
+
+    def wait_or_cancel(self, row: Row, at: float) -> None:
+        """Where a job goes that did not end: back to its line, unless somebody wants it cancelled."""
+        if row.cancel_requested:
+            self.finish(row, _CANCELLED, at)
+        else:
+            self.wait(row)
+
+    def leave_waiting(self, row: Row) -> None:
+        queue = self.queues[row.new.queue]
+        queue.line_of(row).leave(row)
+        queue.waiting -= 1
+
+    def leave_final(self, row: Row) -> None:
+        (self.failed if row.stored is _FAILED else self.finished).leave(row)
+        if row.stored is _CANCELLED:
+            self.cancelled -= 1
+
+    def forget(self, row: Row) -> None:
+        """Delete a final job that was taken out of its line."""
+        if row.stored is _CANCELLED:
+            self.cancelled -= 1
+        del self.rows[row.new.id]
+
+
+_all: WeakSet[Store] = WeakSet()
+_shared: WeakValueDictionary[str, Store] = WeakValueDictionary()
+_shared_lock = threading.Lock()
+
+
+def shared_store(name: str) -> Store:
+    """The store of this name in this process; it lives as long as somebody has it open."""
+    with _shared_lock:
+        store = _shared.get(name)
+        if store is None:
+            store = _shared[name] = Store()
+        return store
+
+
+def _empty_in_child() -> None:
+    # The threads that hold the claims (or a lock at this moment) exist in the parent only, and the
+    # parent goes on running these jobs.
+    global _shared_lock
+    _shared_lock = threading.Lock()
+    for store in list(_all):
+        store.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_empty_in_child)

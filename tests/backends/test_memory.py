@@ -1,0 +1,113 @@
+"""The memory backend: the whole specification, and what it alone promises.
+Must not repeat what the specification covers."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from backends.conformance import (
+    NOW,
+    BackendConformance,
+    InspectableConformance,
+    SchedulableConformance,
+    new,
+    put,
+    some,
+    take,
+)
+from flask_delayq.backends import open_backend
+from flask_delayq.backends.memory import MemoryBackend
+from flask_delayq.errors import ConfigurationError
+from flask_delayq.testing import FakeClock
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def fresh(clock: FakeClock) -> Callable[[], MemoryBackend]:
+    return lambda: MemoryBackend("memory://", clock=clock)
+
+
+@pytest.fixture
+def url() -> str:
+    return f"memory://shared-{next(_numbers)}"
+
+
+@pytest.fixture
+def reopen(url: str, clock: FakeClock) -> Callable[[], MemoryBackend]:
+    return lambda: MemoryBackend(url, clock=clock)
+
+
+@pytest.fixture
+def backend(reopen: Callable[[], MemoryBackend]) -> MemoryBackend:
+    return reopen()
+
+
+class TestMemory(BackendConformance, InspectableConformance, SchedulableConformance):
+    """Everything the contract says."""
+
+
+def test_it_is_opened_by_url() -> None:
+    backend = open_backend("memory://")
+    assert isinstance(backend, MemoryBackend)
+    assert backend.url == "memory://"
+
+
+@pytest.mark.parametrize("url", ["memory:///a", "memory://a/b", "memory://a?b=c", "memory:"])
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="memory://name"):
+        open_backend(url)
+
+
+def test_options_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="synchronous"):
+        open_backend("memory://", synchronous="FULL")
+
+
+def test_without_a_name_each_object_is_its_own_store(clock: FakeClock) -> None:
+    first, second = (MemoryBackend("memory://", clock=clock) for _ in range(2))
+    put(first, new("a"))
+    assert take(second) == []
+
+
+def test_a_shared_store_goes_with_its_last_object(clock: FakeClock) -> None:
+    jobs = some(3)
+    before = sys.getrefcount(jobs[0])
+    first = MemoryBackend("memory://going", clock=clock)
+    put(first, *jobs)
+    take(first, 1)
+    del first
+    gc.collect()
+    after = sys.getrefcount(jobs[0])  # not within the assert, which keeps a reference of its own
+    assert after == before
+    assert take(MemoryBackend("memory://going", clock=clock)) == []
+
+
+def test_cancelled_jobs_that_were_pruned_hold_no_memory(backend: MemoryBackend) -> None:
+    for _ in range(20):
+        put(backend, *some(100, run_at=NOW + 1e6))
+        assert backend.purge("default", now=NOW) == 100
+        put(backend, *some(100, "single", run_at=NOW + 1e6))
+        for job in some(100, "single"):
+            backend.cancel(job.id, now=NOW)
+        assert backend.prune(finished_before=NOW + 1, failed_before=NOW, keep=None) == 200
+    (queue,) = backend._store.queues.values()
+    assert sum(len(line.entries) for line in queue.all_lines()) < 300
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_has_an_empty_store_that_works(backend: MemoryBackend) -> None:
+    put(backend, new("a"))
+    with backend._store.lock:  # as another thread might hold it at this moment
+        pid = os.fork()
+        if pid == 0:
+            ok = take(backend) == [] and put(backend, new("b"))[0].created and len(take(backend)) == 1
+            os._exit(0 if ok else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert len(take(backend)) == 1
