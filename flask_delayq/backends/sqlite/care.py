@@ -42,7 +42,7 @@ class Care:
         """Copy the WAL into the store when it is long or nobody has written since the last call."""
         if not self._store.is_open:
             return
-        self._store.read(self._checkpoint)
+        self._store.read(self._checkpoint, snapshot=False)
 
     def _checkpoint(self, sql: Sql) -> None:
         with suppress(apsw.BusyError):  # another process is at it, or reads

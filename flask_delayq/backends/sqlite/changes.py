@@ -5,7 +5,12 @@ from __future__ import annotations
 
 from ...job import Failure, Stored
 from ...serializer import encode_failure
-from .connection import Sql
+from .connection import Row, Sql
+
+# The second term is what the index says: SQLite does not conclude it from the first.
+_EARLIEST = """SELECT finished_at, id FROM job WHERE state = {} AND state >= 2 {}
+ORDER BY finished_at, id LIMIT ?"""
+_COUNTS = [f"SELECT count(*) FROM job WHERE state = {state} AND state >= 2" for state in (2, 3, 4)]
 
 _STATE = "SELECT state FROM job WHERE id = ?"
 
@@ -61,35 +66,26 @@ def purge(sql: Sql, queue: str, *, now: float, limit: int) -> int:
 def prunable(
     sql: Sql, *, finished_before: float, failed_before: float, keep: int | None, limit: int
 ) -> list[str]:
-    """The ids of up to ``limit`` finished jobs to delete, the earliest finished first."""
-    older = "SELECT id FROM job WHERE state = ? AND finished_at < ? ORDER BY finished_at LIMIT ?"
-    bounds = (
-        *((Stored.COMPLETED, finished_before), (Stored.CANCELLED, finished_before)),
-        (Stored.FAILED, failed_before),
-    )
-    old: list[str] = []
-    for state, before in bounds:
-        query = older.replace("state = ?", f"state = {int(state)}")
-        old += [row[0] for row in sql.rows(query, (before, limit - len(old)))]
-    if keep is None or len(old) >= limit:
+    """The ids of up to ``limit`` finished jobs to delete, those of the two ages first."""
+    completed = _earliest(sql, Stored.COMPLETED, limit, before=finished_before)
+    cancelled = _earliest(sql, Stored.CANCELLED, limit, before=finished_before)
+    failed = _earliest(sql, Stored.FAILED, limit, before=failed_before)
+    old = [job_id for _, job_id in completed + cancelled + failed][:limit]
+    if keep is None or len(old) == limit:
         return old
-    total = sum(sql.value(f"SELECT count(*) FROM job WHERE state = {int(state)}") for state, _ in bounds)
-    excess = min(limit, total - keep)
+    excess = min(limit, sum(map(sql.value, _COUNTS)) - keep)
     chosen = dict.fromkeys(old)
-    for states in ((2, 4), (3,)):
-        rows = [
-            row
-            for state in states
-            for row in sql.rows(
-                f"SELECT finished_at, id FROM job WHERE state = {state} ORDER BY finished_at LIMIT ?",
-                (max(0, excess),),
-            )
-        ]
-        for _, job_id in sorted(rows):
-            if len(chosen) >= excess:
-                break
-            chosen[job_id] = None
+    for states in (Stored.COMPLETED, Stored.CANCELLED), (Stored.FAILED,):
+        rows = sorted(row for state in states for row in _earliest(sql, state, max(0, excess)))
+        for _, job_id in rows:
+            if len(chosen) < excess:
+                chosen[job_id] = None
     return list(chosen)
+
+
+def _earliest(sql: Sql, state: Stored, limit: int, *, before: float | None = None) -> list[Row]:
+    statement = _EARLIEST.format(int(state), "" if before is None else "AND finished_at < ?")
+    return sql.rows(statement, (limit,) if before is None else (before, limit))
 
 
 def delete_finished(sql: Sql, ids: list[str]) -> int:

@@ -9,21 +9,15 @@ from ...job import Failure, Rescue, Stored
 from ...serializer import encode_failure
 from .connection import Row, Sql
 
-_RUNNING = "SELECT DISTINCT owner FROM job WHERE state = 1"
-
 _LOST = """
 SELECT job.id, task, queue, owner, rescues, fail_on_crash, interrupted, cancel_requested
-FROM job WHERE state = 1 AND (lease_until <= ? OR owner IN (SELECT value FROM json_each(?)))
+FROM job INDEXED BY job_running
+WHERE state = 1 AND (lease_until <= ? OR owner IN (SELECT value FROM json_each(?)))
 ORDER BY id LIMIT ?"""
 
 _BACK = "owner = NULL, lease_until = NULL, interrupted = 0"
 _AGAIN = f"UPDATE job SET state = 0, rescues = ?, {_BACK} WHERE id = ?"
 _END = f"UPDATE job SET state = ?, rescues = ?, finished_at = ?, {_BACK} WHERE id = ?"
-
-
-def owners(sql: Sql) -> list[str]:
-    """Everybody in whose name a job runs."""
-    return [row[0] for row in sql.rows(_RUNNING)]
 
 
 def lost(sql: Sql, *, clock: float, dead: str, limit: int) -> list[Row]:

@@ -93,8 +93,13 @@ class Store:
             self.last_error = None
         return result
 
-    def read(self, operation: Callable[[Sql], T], *, timeout: float = TIMEOUT) -> T:
-        """Run a reading operation on a connection of its own; writers are not held up."""
+    def read(
+        self, operation: Callable[[Sql], T], *, timeout: float = TIMEOUT, snapshot: bool = True
+    ) -> T:
+        """Run a reading operation on a connection of its own; writers are not held up.
+
+        :param snapshot: all its statements see the store at one moment.
+        """
         deadline = machine_time() + timeout
         if self._write is None:
             self._open_now(deadline)
@@ -107,7 +112,13 @@ class Store:
             self._checked_at = machine_time()
         try:
             with self.readers.lend(deadline) as sql:
-                return operation(sql)
+                if not snapshot:
+                    return operation(sql)
+                sql.rows("BEGIN")
+                try:
+                    return operation(sql)
+                finally:
+                    sql.roll_back()
         except apsw.Error as error:
             if needs_reopening(error):
                 self.readers.renew()
