@@ -14,18 +14,8 @@ from .errors import InvalidNameError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,127}", re.ASCII)
 
 _count = itertools.count(secrets.randbits(16))
-_process = secrets.token_hex(5)
+_process = (os.getpid(), secrets.token_hex(5))
 _moment = (0, "")
-
-
-def _reseed() -> None:
-    global _process
-    _process = secrets.token_hex(5)
-
-
-if hasattr(os, "register_at_fork"):
-    # A child would otherwise go on with its parent's suffix and counter.
-    os.register_at_fork(after_in_child=_reseed)
 
 
 def new_id() -> str:
@@ -37,13 +27,18 @@ def new_id() -> str:
     # The layout follows the idea of UUIDv7 (RFC 9562, 5.7). A clock that steps back makes ids that
     # sort earlier, never ids that repeat: the counter goes on. Not through `Clock`: an id must be
     # new even when a test holds the time still.
-    global _moment
+    global _moment, _process
+    pid, suffix = _process
+    if pid != os.getpid():
+        # A forked child would go on with its parent's suffix and counter. Asked here and not by a fork
+        # hook, because servers that fork in C (uWSGI) run none.
+        _process = (os.getpid(), suffix := secrets.token_hex(5))
     millisecond = time.time_ns() // 1_000_000
     moment = _moment
     if moment[0] != millisecond:
         # One tuple, so that threads never see the number of one moment with the text of another.
         moment = _moment = (millisecond, f"{millisecond:012x}")
-    return f"{moment[1]}{next(_count) & 0xFFFFFF:06x}{_process}"
+    return f"{moment[1]}{next(_count) & 0xFFFFFF:06x}{suffix}"
 
 
 def check_name(what: str, value: object) -> str:
