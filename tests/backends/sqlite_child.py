@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import apsw
@@ -20,7 +21,7 @@ from flask_delayq.backends.sqlite import forking
 from flask_delayq.clock import SystemClock
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.ids import new_id
-from flask_delayq.job import NewJob, ProcessRecord
+from flask_delayq.job import NewJob, Outcome, ProcessRecord, Verb
 
 
 def backend(path):
@@ -66,6 +67,31 @@ def produce(path):
     store = backend(path)
     while True:
         say(put(store))
+
+
+def work(path, owner, own, total):
+    """Enqueue jobs and run whatever is due, in three threads, until all processes' jobs are done."""
+    store = backend(path)
+    ran = []
+
+    def turn():
+        for _ in range(int(own) // 3):
+            put(store)
+            run()
+        while store.counts(now=time.time())["completed"] < int(total):
+            run()
+
+    def run():
+        claims = store.claim(None, now=time.time(), limit=2, owner=owner, lease=60)
+        ends = [Outcome(claim, Verb.COMPLETE, time.time()) for claim in claims]
+        assert all(store.record(ends, now=time.time()))
+        ran.extend(claim.id for claim in claims)
+
+    with ThreadPoolExecutor(3) as pool:
+        for future in [pool.submit(turn) for _ in range(3)]:
+            future.result()
+    store.close()
+    say(*ran)
 
 
 def own(path, owner, jobs):

@@ -16,7 +16,9 @@ def path(tmp_path):
     return tmp_path / "delayq.sqlite3"
 
 
-@pytest.mark.parametrize("forks", [60, pytest.param(1000, marks=pytest.mark.stress)])
+@pytest.mark.parametrize(
+    "forks", [60, pytest.param(1000, marks=[pytest.mark.stress, pytest.mark.timeout(600)])]
+)
 def test_what_was_acknowledged_around_forks_is_present(path, forks):
     with child("fork", path, forks) as process:
         acknowledged, present = map(int, line(process).split())

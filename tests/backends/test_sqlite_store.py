@@ -25,6 +25,7 @@ from flask_delayq.errors import (
     StoreMismatchError,
 )
 from flask_delayq.job import Outcome, ProcessRecord, Stored, Verb
+from flask_delayq.testing import FakeClock
 from waiting import wait_until
 
 
@@ -328,6 +329,18 @@ def test_a_killed_producer_loses_nothing_that_it_acknowledged(path):
     assert peek(path, "PRAGMA integrity_check") == [("ok",)]
 
 
+def test_processes_run_every_job_once_and_nobody_sees_a_lock(path):
+    """Four processes with three threads each enqueue, claim and record on one store."""
+    with ExitStack() as stack:
+        children = [stack.enter_context(child("work", path, f"w{i}", 150, 600)) for i in range(4)]
+        runs = [line(process).split() for process in children]
+        assert [process.wait(30) for process in children] == [0] * 4
+    ids = [job_id for ran in runs for job_id in ran]
+    assert len(ids) == len(set(ids)) == 600
+    with opened(path) as backend:
+        assert backend.counts(now=time.time())["completed"] == 600
+
+
 def test_a_short_lock_is_waited_for(backend, path):
     put(backend)
     with child("hold", path, 1) as process:
@@ -425,6 +438,22 @@ def test_a_cleaner_that_removes_the_signs_kills_nobody(backend, path):
         (path.with_name(path.name + ".live") / "lives.lock").unlink()
         assert backend.rescue(now=time.time(), max_rescues=3) == []
         assert backend.get(known).stored is Stored.RUNNING
+
+
+def test_a_record_without_a_sign_is_shown_by_its_age_and_dropped_in_the_end(path):
+    clock = FakeClock(time.time())
+    with opened(path, clock) as backend:
+        with child("own", path, "lost", 0) as lost:
+            assert line(lost) == "0"
+        (path.with_name(path.name + ".live") / "lost.lock").unlink()
+        assert alive(backend) == {"lost": True}
+        clock.advance(125)
+        assert alive(backend) == {"lost": False}
+        backend.rescue(now=clock.now(), max_rescues=3)
+        assert alive(backend) == {"lost": False}
+        clock.advance(600)
+        backend.rescue(now=clock.now(), max_rescues=3)
+        assert alive(backend) == {}
 
 
 def test_a_removed_sign_is_shown_again_at_the_next_announcement(backend, path):

@@ -249,6 +249,7 @@ def test_exceptions_thrown_at_any_moment_lose_nobody(bench):
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(600)
 def test_exceptions_thrown_at_any_of_many_moments_lose_nobody(bench):
     throw_at_random_moments(bench, trials=5000)
 

@@ -48,6 +48,12 @@ from .trouble import PLAIN_VALUE_ERRORS, CommitUnknown, UnfitValueError
 _RING_AHEAD = 1.5
 """Other processes are told of a job that is due within so many seconds: later ones they find in time."""
 
+_SEEN_WITHIN = 120.0
+"""Seconds for which a process without a sign of life is shown as alive after it was last seen."""
+
+_FORGET_AFTER = 600.0
+"""Seconds after which the record of such a process is dropped."""
+
 
 class SQLiteBackend(Backend, Inspectable, Schedulable):
     """Jobs in one SQLite file, shared by all processes of this host that open it.
@@ -159,10 +165,16 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
 
     def rescue(self, *, now: float, max_rescues: int, limit: int = 100) -> list[Rescue]:
         # Looked up before the write lock is taken: a dead owner does not come to life again.
-        dead = [owner for owner in self._store.read(processes.marked_owners) if not self._lives(owner)]
+        dead, unseen = [], []
+        for process, marked in self._store.read(processes.select):
+            sign = self._signs.alive(process.owner) if marked else None
+            if sign is False:
+                dead.append(process.owner)
+            elif sign is None and process.seen_at < now - _FORGET_AFTER:
+                unseen.append(process.owner)
         names, clock = json.dumps(dead), self._clock.monotonic()
         lost = self._store.read(lambda sql: rescues.lost(sql, clock=clock, dead=names, limit=1))
-        if not lost and not dead:
+        if not lost and not dead and not unseen:
             return []
         rescued = self._store.write(
             lambda sql: rescues.rescue(
@@ -170,14 +182,10 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
             ),
             full=True,
         )
-        for owner in self._store.write(lambda sql: rescues.drop_processes(sql, dead)):
+        for owner in self._store.write(lambda sql: rescues.drop_processes(sql, dead + unseen)):
             self._signs.remove(owner)
             self._bells.remove(owner)
         return rescued
-
-    def _lives(self, owner: str) -> bool:
-        # A file that is gone (a cleaner was there) proves nothing: the lease decides then.
-        return self._signs.alive(owner) is not False
 
     def next_due(self, queues: Sequence[str] | None) -> float | None:
         return self._store.read(lambda sql: claims.next_due(sql, queues))
@@ -219,9 +227,15 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
 
     def processes(self) -> list[ProcessRecord]:
         return [
-            replace(process, alive=self._lives(process.owner) if marked else True)
+            replace(process, alive=self._lives(process, marked))
             for process, marked in self._store.read(processes.select)
         ]
+
+    def _lives(self, process: ProcessRecord, marked: bool) -> bool:
+        sign = self._signs.alive(process.owner) if marked else None
+        # A sign that is gone (a cleaner was there) proves nothing: then the record's age is what is
+        # left to show, and for the jobs their leases decide.
+        return process.seen_at > self._clock.now() - _SEEN_WITHIN if sign is None else sign
 
     # --- care ----------------------------------------------------------------------------------------
 

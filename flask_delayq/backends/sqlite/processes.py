@@ -34,8 +34,3 @@ def select(sql: Sql) -> list[tuple[ProcessRecord, bool]]:
             " ORDER BY started_at, owner"
         )
     ]
-
-
-def marked_owners(sql: Sql) -> list[str]:
-    """The owners for whom a sign of life is kept."""
-    return [row[0] for row in sql.rows("SELECT owner FROM process WHERE marked = 1")]

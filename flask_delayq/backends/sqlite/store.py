@@ -205,8 +205,9 @@ class Store:
     def close(self, *, checkpoint: bool = True, timeout: float = TIMEOUT) -> bool:
         """Close every connection; whether all of them could be had in time."""
         shut = self._shut(machine_time() + timeout, checkpoint=checkpoint)
+        if shut is not None:
+            self.file.forget()
         self._reopen(shut)
-        self.file.forget()
         return shut is not None
 
     def _shut(self, deadline: float, *, checkpoint: bool) -> object | None:
