@@ -43,7 +43,7 @@ class TaskNotFoundError(DelayQError, LookupError):
         hint = f"; did you mean {suggestions[0]!r}?" if suggestions else ""
         super().__init__(f"no task named {name!r} is registered{hint}")
         self.name = name
-        self.suggestions = tuple(suggestions)
+        self.suggestions: tuple[str, ...] = tuple(suggestions)
 
 
 class TaskAlreadyRegisteredError(DelayQError):
@@ -233,7 +233,7 @@ class EnqueueUncertainError(BackendError):
             f"it is unknown whether the job was stored ({shown}); "
             f"enqueue again with the same id, that is safe"
         )
-        self.job_ids = tuple(job_ids)
+        self.job_ids: tuple[str, ...] = tuple(job_ids)
 
     @property
     def job_id(self) -> str:

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from datetime import timedelta
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from flask import Flask, current_app, has_app_context
 from werkzeug.local import LocalProxy
@@ -23,7 +23,7 @@ from .errors import ConfigurationError, JobNotFoundError, SetupError
 from .handle import Job
 from .ids import check_name
 from .job import JobQuery, JobState, Outcome
-from .options import declare_task
+from .options import Level, declare_task
 from .retry import RetryPolicy
 from .running import RunningJob, running_job
 from .schedules import Schedules
@@ -54,9 +54,9 @@ class DelayQ:
     """
 
     def __init__(self, app: Flask | None = None, *, clock: Clock | None = None) -> None:
-        self.tasks = TaskRegistry()
+        self.tasks: TaskRegistry = TaskRegistry()
         """The registered tasks."""
-        self.schedules = Schedules(lambda: self.client)
+        self.schedules: Schedules = Schedules(lambda: self.client)
         """Periodic rules, to be changed at run time."""
         self._clock = clock or SystemClock()
         # The strong reference is in app.extensions, so that an app takes its state with it.
@@ -106,11 +106,11 @@ class DelayQ:
         name: str | None = ...,
         aliases: Iterable[str] = ...,
         queue: str = ...,
-        priority: str = ...,
+        priority: Level = ...,
         max_attempts: int | None = ...,
         backoff: float | Iterable[float] | None = ...,
         retry: RetryPolicy | None = ...,
-        on_crash: str = ...,
+        on_crash: Literal["retry", "fail"] = ...,
         produce: bool = ...,
         every: float | timedelta | None = ...,
         cron: str | None = ...,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from msgspec import Struct, structs
 
@@ -44,6 +44,18 @@ class Plan(Struct, frozen=True, kw_only=True):
     priority: int
     max_attempts: int | None
     fail_on_crash: bool
+
+
+Level: TypeAlias = Literal["high", "normal", "low"]
+
+
+class CallChanges(TypedDict, total=False):
+    """The keywords of ``task.options(...)``."""
+
+    id: str | None
+    queue: str | None
+    priority: Level | Priority | None
+    max_attempts: int | None
 
 
 class CallOptions(Struct, frozen=True, kw_only=True):

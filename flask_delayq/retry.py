@@ -32,7 +32,7 @@ class Retry(Steer):
 
     def __init__(self, delay: float | timedelta | None = None, reason: str = "") -> None:
         super().__init__(reason or "the task asked for a retry")
-        self.delay = None if delay is None else to_seconds(delay)
+        self.delay: float | None = None if delay is None else to_seconds(delay)
         self.reason = reason
 
 
@@ -43,7 +43,7 @@ class Snooze(Steer):
     """
 
     def __init__(self, delay: float | timedelta) -> None:
-        self.delay = to_seconds(delay)
+        self.delay: float = to_seconds(delay)
         super().__init__(f"the task asked to run again in {self.delay:g} s")
 
 

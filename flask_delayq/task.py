@@ -11,13 +11,16 @@ from datetime import datetime, timedelta
 from difflib import get_close_matches
 from functools import update_wrapper
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from .arguments import Arguments
 from .clock import to_seconds
 from .errors import ConfigurationError, DelayError, TaskAlreadyRegisteredError, TaskNotFoundError
 from .handle import Job, decode_with
-from .options import CallOptions, Plan, TaskOptions
+from .options import CallChanges, CallOptions, Plan, TaskOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +51,7 @@ class Call(Generic[P, R]):
         self._options = options
         self._plan = options.on(task.declared)
 
-    def options(self, **changes: Any) -> Call[P, R]:
+    def options(self, **changes: Unpack[CallChanges]) -> Call[P, R]:
         """The same task with other options for the calls that follow.
 
         :param id: the job's id; repeating a call with the same id and arguments stores it once.
@@ -135,7 +138,7 @@ class Task(Call[P, R]):
         self.declared = declared
         super().__init__(self, CallOptions())
         self.function = function
-        self.name = declared.name
+        self.name: str = declared.name
         self.resolve = resolve
         self._arguments: Arguments | None = None
 

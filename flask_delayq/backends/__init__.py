@@ -7,8 +7,7 @@ import importlib
 from difflib import get_close_matches
 from urllib.parse import urlsplit
 
-from ..clock import Clock
-from ..clock import SystemClock
+from ..clock import Clock, SystemClock
 from ..errors import ConfigurationError
 from .base import Backend
 
