@@ -53,6 +53,10 @@ clean: ## Remove the virtual environment and every cache
 	$(PIP) install --group dev
 	@touch $@
 
+.venv/uwsgi.stamp: .venv/dev.stamp
+	$(PIP) install --group uwsgi
+	@touch $@
+
 .venv/bench.stamp: .venv/core.stamp
 	$(PIP) install --group bench
 	@touch $@

@@ -91,7 +91,7 @@ def run_samples(folder: Path, **environment: str) -> str:
     file = folder / "test_samples.py"
     file.write_text(SAMPLES)
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
-    environ = {k: v for k, v in os.environ.items() if k not in ("DELAYQ_CI", "PYTEST_ADDOPTS")}
+    environ = {k: v for k, v in os.environ.items() if k not in ("CI", "DELAYQ_CI", "PYTEST_ADDOPTS")}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-rA", "-p", "conftest", "-p", "no:cacheprovider", file],
         cwd=folder,
