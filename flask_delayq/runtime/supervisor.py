@@ -259,6 +259,8 @@ class Supervisor:
         again = [(o.claim.id, o.run_at) for o in outcomes if o.run_at is not None]
         if again:
             self.dispatcher.expect(again)
+        if any(outcome.claim.rescues for outcome in outcomes):
+            self.dispatcher.ring()  # rescued jobs run one at a time: now the next one may
         self._on_recorded(outcome.claim.id for outcome in outcomes)
 
     def _make_thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
