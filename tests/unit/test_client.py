@@ -572,9 +572,15 @@ def test_a_wait_is_woken_by_a_cancel(delayq: DelayQ) -> None:
     waiter = threading.Thread(target=lambda: states.append(delayq.get(job.id).wait(5).state))
     waiter.start()
     wait_until(lambda: delayq.client._waiting, what="it waits")
+    bell = (
+        threading.Event()
+    )  # not the waiter's own, which it clears; it might also have looked by itself
+    delayq.client._waiting[job.id].append(bell)
     job.cancel()
+    assert bell.is_set()
     waiter.join(5)
     assert states == ["cancelled"]
+    delayq.client._waiting.clear()
 
 
 def test_waiting_inside_a_task_is_refused_unless_there_is_nothing_to_wait_for(delayq: DelayQ) -> None:
