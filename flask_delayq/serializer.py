@@ -31,7 +31,12 @@ def encode(value: object) -> bytes:
     try:
         return _encoder.encode(value)
     except TypeError:
-        # The sorting encoder takes no other keys than text; the plain one does.
+        pass
+    try:
+        # The sorting encoder takes keys of text alone, so they are made text first.
+        return _encoder.encode(msgspec.to_builtins(value, str_keys=True, order="deterministic"))
+    except TypeError:
+        # A set of values that do not compare, or a value that JSON cannot carry and that this names.
         return _plain_encoder.encode(value)
 
 

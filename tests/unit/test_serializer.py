@@ -5,6 +5,7 @@ Must not know what the bytes mean.
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import msgspec
@@ -31,6 +32,11 @@ from flask_delayq.serializer import (
     [
         ({"b": 1, "a": 2}, {"a": 2, "b": 1}),
         ({"x", "y", "z"}, {"z", "y", "x"}),
+        ({2: "b", 1: "a"}, {1: "a", 2: "b"}),
+        (
+            {uuid.UUID(int=2): {"x", "y"}, uuid.UUID(int=1): 1},
+            {uuid.UUID(int=1): 1, uuid.UUID(int=2): {"y", "x"}},
+        ),
         ({"a": {"d": 1, "c": 2}}, {"a": {"c": 2, "d": 1}}),
     ],
 )
@@ -39,7 +45,8 @@ def test_equal_values_give_equal_bytes(one: Any, other: Any) -> None:
 
 
 def test_keys_that_are_no_text_are_written_as_text() -> None:
-    assert encode({1: "a"}) == b'{"1":"a"}'
+    assert encode({10: "a", 9: {"y", "x"}}) == b'{"10":"a","9":["x","y"]}'
+    assert encode({1.5: {1, "a"}}) in (b'{"1.5":[1,"a"]}', b'{"1.5":["a",1]}')
 
 
 @pytest.mark.parametrize(
