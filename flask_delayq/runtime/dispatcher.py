@@ -191,7 +191,13 @@ class Dispatcher:
 
     def hand_over(self, reserved: ClaimFor, claims: Sequence[Item]) -> None:
         """Run what was claimed while it was enqueued; unused places are free again."""
-        self._give(reserved.slots, claims)
+        if self.open or not claims:
+            self._give(reserved.slots, claims)
+            return
+        # It was closed while these were being stored, so nobody may be left to run or release them.
+        self._pool.give_back(reserved.slots)
+        now = self._clock.now()
+        self._backend.record([Outcome(claim, Verb.RELEASE, now) for claim, _ in claims], now=now)
 
     def expect(self, jobs: Sequence[tuple[str, float]]) -> None:
         """Jobs (id, due moment) were stored and wait: turn now, or when they are due."""

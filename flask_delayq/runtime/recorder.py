@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 from ..backends.base import Backend
 from ..clock import Clock
-from ..errors import BackendUnavailableError
 from ..job import Outcome, Verb
 from .claims import HeldClaims
 
@@ -44,8 +43,8 @@ class Recorder:
         self._on_recorded = on_recorded
         self._wake = wake
         self._waiting: deque[Outcome] = deque()
-        self._writing = threading.Lock()
         self._asleep = True
+        self._written = threading.Condition()
 
     def add(self, outcome: Outcome) -> None:
         """Take an outcome; it is written soon, by the recorder's own thread."""
@@ -83,15 +82,12 @@ class Recorder:
             self._asleep = False
 
     def write_group(self, now: float) -> None:
-        """Write one group; atomic as :meth:`Backend.record` is."""
-        with self._writing:
-            group = [self._waiting[i] for i in range(min(len(self._waiting), GROUP_LIMIT))]
-            if not group:
-                return
-            written = self._backend.record(group, now=now)
-            # Only now do they leave the queue: a failed write keeps them, in order.
-            for _ in group:
-                self._waiting.popleft()
+        """Write one group; atomic as :meth:`Backend.record` is. One thread at a time."""
+        group = [self._waiting[i] for i in range(min(len(self._waiting), GROUP_LIMIT))]
+        written = self._backend.record(group, now=now)
+        # Only now do they leave the queue: a failed write keeps them, in order.
+        for _ in group:
+            self._waiting.popleft()
         recorded: list[Outcome] = []
         for outcome, ours in zip(group, written, strict=True):
             if outcome.verb is not Verb.INTERRUPT:
@@ -106,13 +102,10 @@ class Recorder:
                     outcome.verb.value,
                 )
         self._on_recorded(recorded)
+        with self._written:
+            self._written.notify_all()
 
-    def flush(self) -> bool:
-        """Write what waits, in the caller's thread; False if the store is away."""
-        try:
-            while self._waiting:
-                self.write_group(self._clock.now())
-        except BackendUnavailableError as error:
-            _log.error("%d outcomes could not be recorded: %s", len(self._waiting), error)
-            return False
-        return True
+    def await_empty(self, timeout: float) -> bool:
+        """Wait until everything is written, at most ``timeout`` seconds; True if it is."""
+        with self._written:
+            return self._written.wait_for(lambda: not self._waiting, timeout)

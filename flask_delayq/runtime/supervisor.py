@@ -30,6 +30,10 @@ from .renewer import Renewer
 
 _log = logging.getLogger(__name__)
 
+TIDYING = 1.2
+"""Seconds after the drain for writing outcomes and ending threads; with the half second of retiring a
+stop takes less than two beyond its deadline."""
+
 STALLED_AFTER = 30.0
 """Seconds without a finished turn after which a loop that should turn counts as stalled."""
 
@@ -148,20 +152,22 @@ class Supervisor:
 
     def _stop(self, timeout: float) -> None:
         deadline = self._clock.monotonic() + timeout
+        end = deadline + TIDYING
         self.dispatcher.open = False
         # Order: no new claims, then nothing unstarted, then the running ones, then their outcomes.
         self.dispatcher.release(self.claims.withdraw(float("inf")))
         self.pool.stop()
-        self._ring_off()
         self._dispatching.stop()
         self._maintaining.stop()
+        if self._doorbell is not None:
+            self._doorbell.close()
         self.pool.join(lambda: deadline - self._clock.monotonic())
         if self.claims.running:
             self._interrupt()
-        if self._join("dispatcher", "maintenance", seconds=1.0):
-            # The dispatcher may have been claiming while we withdrew.
-            self.dispatcher.release(self.claims.withdraw(float("inf")))
-        self.recorder.flush()
+        self._join("doorbell", "dispatcher", "maintenance", until=end)
+        # The dispatcher may have been claiming while we withdrew.
+        self.dispatcher.release(self.claims.withdraw(float("inf")))
+        self.recorder.await_empty(end - self._clock.monotonic())
         self._state = "stopped"
         self._retire_if_idle()
         self._done.set()
@@ -174,36 +180,27 @@ class Supervisor:
         self.recorder.add_all([Outcome(run.claim, Verb.INTERRUPT, now) for run in running])
 
     def _retire_if_idle(self) -> None:
-        """When the last job has ended, here or long after the drain: write its end, stop the loops that
-        kept its claim alive, and take back the sign of life."""
+        """When the last job has ended and its end is written, be it long after the drain: stop the loops
+        that kept its claim alive, and take back the sign of life."""
         with self._state_lock:
-            if self._retired or self.claims.running:
+            if self._retired or self._state != "stopped" or self.claims.running or self.recorder.backlog:
                 return
             self._retired = True
-        if not self.recorder.flush():
-            return  # the sign of life ends with the process, and what could not be written is repeated
         self._recording.stop()
         self._renewing.stop()
-        deadline = self._clock.monotonic() + 1.0
-        self.pool.join(lambda: deadline - self._clock.monotonic())
-        self._join("recorder", "renewer", seconds=1.0)
+        end = self._clock.monotonic() + 0.5
+        self.pool.join(lambda: end - self._clock.monotonic())
+        self._join("recorder", "renewer", until=end)
         try:
             self._backend.withdraw(self.owner)
         except BackendError as error:
             _log.warning("the record of this process could not be removed: %s", error)
 
-    def _ring_off(self) -> None:
-        if self._doorbell is not None:
-            self._doorbell.close()
-            self._join("doorbell", seconds=1.0)
-
-    def _join(self, *names: str, seconds: float) -> bool:
-        deadline = self._clock.monotonic() + seconds
+    def _join(self, *names: str, until: float) -> None:
         for name in names:
             thread = self._threads.get(name)
             if thread is not None and thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - self._clock.monotonic()))
-        return not any(self._threads[name].is_alive() for name in names if name in self._threads)
+                thread.join(max(0.0, until - self._clock.monotonic()))
 
     # --- the turns that are ours -----------------------------------------------------------------
 
@@ -218,12 +215,17 @@ class Supervisor:
         return self._maintenance.turn(now)
 
     def _ready(self) -> None:
-        self._doorbell = self._backend.open_doorbell(self.owner)
-        if self._doorbell is not None:
+        doorbell = self._backend.open_doorbell(self.owner)
+        with self._state_lock:
+            running = self.is_running
+            if running:
+                self._doorbell = doorbell
+                self.dispatcher.open = True
+        if doorbell is not None and running:
             self._make_thread("doorbell", self._listen).start()
-        if self.is_running:
-            self.dispatcher.open = True
-            self.dispatcher.ring()
+        elif doorbell is not None:
+            doorbell.close()  # stopped meanwhile, and nobody else knows of it
+        self.dispatcher.ring()
 
     def _listen(self) -> None:
         doorbell = self._doorbell
@@ -252,8 +254,6 @@ class Supervisor:
         finally:
             del self.claims.running[ident]
             self.pool.finished(self._clock.monotonic() - began)
-        if self._state == "stopped":
-            self._retire_if_idle()
 
     def _recorded(self, outcomes: Sequence[Outcome]) -> None:
         again = [(o.claim.id, o.run_at) for o in outcomes if o.run_at is not None]
@@ -262,6 +262,8 @@ class Supervisor:
         if any(outcome.claim.rescues for outcome in outcomes):
             self.dispatcher.ring()  # rescued jobs run one at a time: now the next one may
         self._on_recorded(outcome.claim.id for outcome in outcomes)
+        if self._state == "stopped":
+            self._retire_if_idle()
 
     def _make_thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=target, name=f"delayq-{name}", daemon=True)

@@ -65,12 +65,13 @@ def test_a_moment_in_the_past_is_now(delayq: DelayQ) -> None:
 
 
 def test_delays_are_kept_in_order(delayq: DelayQ) -> None:
-    order: list[int] = []
-    task = delayq.task(name="t")(lambda n: order.append(n))
+    task = delayq.task(name="t")(lambda n: n)
     jobs = [task.enqueue_in(timedelta(seconds=0.05 * (5 - n)), n) for n in range(5)]
-    for job in jobs:
-        job.wait(5)
-    assert order == [4, 3, 2, 1, 0]
+    ended = [job.wait(5) for job in jobs]
+    # Those claimed in one step share its moment and run in the order of their own.
+    begun = sorted(ended, key=lambda job: (job.started_at, job.run_at))
+    assert [job.result for job in begun] == [4, 3, 2, 1, 0]
+    assert all(job.started_at and job.started_at >= job.run_at for job in ended)
 
 
 def test_many_jobs_in_one_step_run_once_each(delayq: DelayQ) -> None:
