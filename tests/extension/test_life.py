@@ -70,7 +70,7 @@ def test_delays_are_kept_in_order(delayq: DelayQ) -> None:
     ended = [job.wait(5) for job in jobs]
     # Those claimed in one step share its moment and run in the order of their own.
     begun = sorted(ended, key=lambda job: (job.started_at, job.run_at))
-    assert [job.result for job in begun] == [4, 3, 2, 1, 0]
+    assert begun == sorted(ended, key=lambda job: job.run_at)
     assert all(job.started_at and job.started_at >= job.run_at for job in ended)
 
 
