@@ -22,7 +22,7 @@ test: lint ## Check style and types, then run the tests (ARGS="-k wheel" narrows
 
 lint: .venv/dev.stamp ## Check style and types only
 	$(BIN)/ruff check --quiet --output-format concise .
-	$(BIN)/ruff format --quiet --check .
+	$(BIN)/ruff format --quiet --check --output-format concise .
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/pyright --warnings
 	$(BIN)/python tests/type_check/public_names.py
