@@ -51,6 +51,10 @@ class _Stage(Enum):
     REFUSED = auto()
 
 
+_WAITING, _LEADING, _DONE = _State
+_OPEN, _COMMITTING, _REFUSED = _Stage
+
+
 class _Request:
     """One caller's operation and what became of it."""
 
@@ -64,7 +68,7 @@ class _Request:
         self.doubts = doubts
         self.deadline = deadline
         self.thread = threading.get_ident()
-        self.state = _State.WAITING
+        self.state = _WAITING
         self.result: Any = None
         self.error: BaseException | None = None
         self.wake = threading.Lock()
@@ -99,7 +103,7 @@ class Writer:
         self._leader: int | None = None
         self._waiting: list[_Request] = []
         self._group: list[_Request] = []
-        self._stage = _Stage.OPEN
+        self._stage = _OPEN
         self._sql: Sql | None = None
 
     def submit(
@@ -120,7 +124,7 @@ class Writer:
         try:
             try:
                 self._stand_in_line(request)
-                if request.state is _State.LEADING:
+                if request.state is _LEADING:
                     self._lead(request)
             finally:
                 self._leave(request)
@@ -138,7 +142,7 @@ class Writer:
         kept = False
         try:
             self._stand_in_line(request)
-            kept = request.state is _State.LEADING
+            kept = request.state is _LEADING
         except BackendUnavailableError:
             return None
         finally:
@@ -157,10 +161,10 @@ class Writer:
         with self._mutex:
             if self._leader is None:
                 self._leader = request.thread
-                request.state = _State.LEADING
+                request.state = _LEADING
                 return
             if self._leader == request.thread:
-                request.state = _State.DONE
+                request.state = _DONE
                 raise BackendUnavailableError(
                     "the store was used inside one of its own writes, perhaps by a signal handler",
                     reason="locked",
@@ -177,28 +181,31 @@ class Writer:
                     raise BackendUnavailableError(
                         "the store was busy until the time was over; nothing was done", reason="locked"
                     )
-                if request.state is _State.WAITING and request.doubts:
+                if request.state is _WAITING and request.doubts:
                     raise CommitUnknown
             # Woken in this moment, or in a transaction that ends one way or the other.
             request.deadline = machine_time() + _LONGEST_WAIT
 
     def _leave(self, request: _Request) -> None:
         """Withdraw the request, or end its lead and promote the next. May be called again."""
-        if request.state is _State.LEADING:
+        if request.state is _DONE:
+            return
+        if request.state is _LEADING:
             self._settle()
         with self._mutex:
-            if request.state is _State.WAITING:
-                request.state = _State.DONE  # also in a group: nobody is there to be answered
-                self._waiting = [other for other in self._waiting if other is not request]
-            elif request.state is _State.LEADING:
+            if request.state is _WAITING:
+                others = [other for other in self._waiting if other is not request]
+                request.state = _DONE  # also in a group: nobody is there to be answered
+                self._waiting = others
+            elif request.state is _LEADING:
                 if not self._waiting:
-                    request.state = _State.DONE
+                    request.state = _DONE
                     self._leader = None
                     return
                 heir = self._waiting[0]
-                request.state = _State.DONE
+                request.state = _DONE
                 del self._waiting[0]
-                heir.state = _State.LEADING
+                heir.state = _LEADING
                 self._leader = heir.thread
                 heir.wake.release()
 
@@ -207,7 +214,7 @@ class Writer:
     def _lead(self, leader: _Request) -> None:
         """Run the leader's operation with those that wait, in one transaction."""
         # The mode cannot be changed inside a transaction, so it is chosen by who waits before.
-        full = leader.full or any(request.full for request in list(self._waiting))
+        full = leader.full or any([request.full for request in self._waiting])
         try:
             sql = self._sql = self._connect(leader.deadline)
             sql.deadline = leader.deadline
@@ -253,18 +260,18 @@ class Writer:
         return False
 
     def _commit(self, sql: Sql, full: bool) -> None:
-        self._stage = _Stage.COMMITTING
+        self._stage = _COMMITTING
         try:
             sql.run("COMMIT")
         except apsw.Error as error:
-            self._stage = _Stage.REFUSED
+            self._stage = _REFUSED
             self._spread(CommitUnknown() if leaves_doubt(error) else error)
             raise
         if full:
             try:
                 self._confirm()
             except BackendUnavailableError as error:
-                self._stage = _Stage.REFUSED
+                self._stage = _REFUSED
                 self._spread(CommitUnknown())
                 self._drop(error)
 
@@ -288,17 +295,17 @@ class Writer:
         """Close the transaction wherever it stands, and answer the group or give it back."""
         sql = self._sql
         if sql is not None and sql.connection.in_transaction:
-            self._stage = _Stage.OPEN
+            self._stage = _OPEN
             self._roll_back()
         with self._mutex:
-            committed = self._stage is _Stage.COMMITTING
+            committed = self._stage is _COMMITTING
             for request in self._group:
-                if request.state is _State.WAITING and (committed or request.error is not None):
-                    request.state = _State.DONE
+                if request.state is _WAITING and (committed or request.error is not None):
+                    request.state = _DONE
                     request.wake.release()
-            back = [request for request in self._group if request.state is _State.WAITING]
+            back = [request for request in self._group if request.state is _WAITING]
             waiting = back + self._waiting
             self._waiting = waiting
             self._group = []
-            self._stage = _Stage.OPEN
+            self._stage = _OPEN
             self._sql = None
