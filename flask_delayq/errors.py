@@ -46,6 +46,17 @@ class TaskNotFoundError(DelayQError, LookupError):
         self.suggestions: tuple[str, ...] = tuple(suggestions)
 
 
+class ScheduleNotFoundError(DelayQError, LookupError):
+    """No schedule has this name.
+
+    :ivar name: the name asked for.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no schedule is named {name!r}")
+        self.name = name
+
+
 class TaskAlreadyRegisteredError(DelayQError):
     """Two functions want the same task name or alias.
 

@@ -125,12 +125,13 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 
         :param on_request: the task raised ``Retry``; a policy of one attempt (that is: none) then
             allows up to :data:`RETRIES_ON_REQUEST` runs.
-        :param max_attempts: the job's own number instead of the policy's.
+        :param max_attempts: the job's own number instead of the policy's; it holds in any case.
         """
-        limit = max_attempts if max_attempts is not None else self.max_attempts
-        if on_request and limit == 1:
-            limit = RETRIES_ON_REQUEST
-        return attempt < limit
+        if max_attempts is not None:
+            return attempt < max_attempts
+        if on_request and self.max_attempts == 1:
+            return attempt < RETRIES_ON_REQUEST
+        return attempt < self.max_attempts
 
     def pause(self, attempt: int, rand: Callable[[], float] = random.random) -> float:
         """Seconds to wait after the ``attempt``-th run (from 1).

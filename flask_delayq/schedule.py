@@ -24,6 +24,10 @@ class Every(Struct, frozen=True, tag="every"):
 
     seconds: float
 
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf:  # read back from a store that somebody else wrote to
+            raise ValueError(f"an interval of {self.seconds!r} s is none")
+
     def next_after(self, moment: float) -> float:
         """The first occurrence later than ``moment`` (epoch seconds). Costs the same however far."""
         # The quotient may be rounded up to the turn that comes, so it is asked first.

@@ -9,24 +9,13 @@ from typing import Any
 
 from .backends.base import Schedulable
 from .client import Client
-from .errors import DelayQError, UnsupportedOperationError
+from .errors import ScheduleNotFoundError, UnsupportedOperationError
 from .ids import check_name
 from .job import ScheduleRecord
 from .options import to_priority
 from .schedule import make_rule
 from .serializer import decode_rule, encode_rule
 from .task import Task
-
-
-class ScheduleNotFoundError(DelayQError, LookupError):
-    """No schedule has this name.
-
-    :ivar name: the name asked for.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"no schedule is named {name!r}")
-        self.name = name
 
 
 class Schedules:

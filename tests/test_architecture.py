@@ -39,6 +39,7 @@ OUTSIDE = {
     "apsw": "backends.sqlite backends.sqlite.*",
     "blinker": "signals",
     "cronsim": "schedule",
+    "pytest": "testing.plugin",
     "msgspec": " ".join(LAYERS[layer] for layer in range(DOOR)),
     **dict.fromkeys(("uwsgi", "uwsgidecorators"), "launch launch.*"),
     **dict.fromkeys(("flask", "werkzeug", "jinja2", "markupsafe", "click"), LAYERS[FLASK]),

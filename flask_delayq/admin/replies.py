@@ -23,6 +23,7 @@ from ..errors import (
     JobNotFoundError,
     PayloadTooLargeError,
     QueueFullError,
+    ScheduleNotFoundError,
     StoreCorruptError,
     StoreMismatchError,
     TaskNotFoundError,
@@ -30,7 +31,6 @@ from ..errors import (
 )
 from ..presenting import duration, seconds_of
 from ..producing import BadCallError
-from ..schedules import ScheduleNotFoundError
 from .access import Access, judge
 
 if TYPE_CHECKING:

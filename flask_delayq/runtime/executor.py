@@ -22,16 +22,12 @@ from ..running import RunningJob, running_job
 from ..serializer import encode, encode_failure
 from ..signals import Signal, emit, job_cancelled, job_completed, job_failed, job_retried, job_started
 from ..task import Task, TaskRegistry
+from .puzzles import Puzzles
 
 _log = logging.getLogger(__name__)
 
 TEXT_LIMIT = 16_384
 """Characters kept of a traceback and of an error's message."""
-
-MISUNDERSTOOD_LIMIT = 12
-"""Claims after which a job is failed whose task, or whose arguments, this code does not know. The pauses
-before double from 1 s to 60 s, about five minutes in all: during a rolling deploy another process, or
-the next version of this one, may know them."""
 
 
 class Executor:
@@ -56,6 +52,7 @@ class Executor:
         self._clock = clock
         self._scope = scope
         self._sender = sender
+        self._puzzles = Puzzles()
         self._max_result = settings.max_result
         self._default_policy = RetryPolicy(max_attempts=settings.max_attempts)
 
@@ -182,9 +179,9 @@ class Executor:
         return Outcome(claim, Verb.FAIL, self._clock.now(), error=encode_failure(failure))
 
     def _misunderstood(self, claim: Claim, failure: Failure) -> Outcome:
-        if claim.claim_no >= MISUNDERSTOOD_LIMIT:
+        pause = self._puzzles.pause(claim.id, self._clock.monotonic())
+        if pause is None:
             return self._end(claim, failure, None)
-        pause = min(60.0, 2.0 ** (claim.claim_no - 1))
         _log.warning(
             "job %s is not understood here, next look in %.0f s: %s",
             claim.id,

@@ -199,7 +199,9 @@ class Supervisor:
     def _join(self, *names: str, until: float) -> None:
         for name in names:
             thread = self._threads.get(name)
-            if thread is not None and thread is not threading.current_thread():
+            if thread is None or thread.ident is None:
+                continue  # not begun yet; it will find that there is nothing to do
+            if thread is not threading.current_thread():
                 thread.join(max(0.0, until - self._clock.monotonic()))
 
     # --- the turns that are ours -----------------------------------------------------------------

@@ -19,11 +19,11 @@ from flask_delayq.errors import (
     DelayError,
     DelayQError,
     InvalidNameError,
+    ScheduleNotFoundError,
     TaskNotFoundError,
     UnsupportedOperationError,
 )
 from flask_delayq.schedule import Cron, Every
-from flask_delayq.schedules import ScheduleNotFoundError
 from flask_delayq.serializer import decode_rule
 from flask_delayq.testing import FakeClock
 from kit import make_app
