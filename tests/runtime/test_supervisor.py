@@ -19,7 +19,7 @@ from waiting import wait_until
 
 @pytest.fixture
 def delayq() -> Iterator[DelayQ]:
-    app, delayq = make_app()
+    _app, delayq = make_app()
     yield delayq
     delayq.state.close()
 
@@ -74,7 +74,7 @@ def test_at_the_deadline_a_job_is_interrupted_and_still_ends_well_if_it_does(
 
 
 def test_unstarted_claims_are_given_back_at_a_stop() -> None:
-    app, delayq = make_app(workers=1)
+    _app, delayq = make_app(workers=1)
     begun, go_on = threading.Event(), threading.Event()
 
     @delayq.task
@@ -122,7 +122,7 @@ def test_start_and_stop_from_many_threads_leave_nothing_behind(delayq: DelayQ) -
 
 
 def test_a_store_that_is_away_for_a_while_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    app, delayq = make_app()
+    _app, delayq = make_app()
     faulty = install(delayq, *(Fault("record", n) for n in range(1, 6)))
     task = delayq.task(name="t")(lambda: 5)
     with caplog.at_level(logging.WARNING):
@@ -136,7 +136,7 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(caplog: pytest.LogCaptur
 
 
 def test_an_enqueue_that_fails_gives_its_place_back() -> None:
-    app, delayq = make_app(workers=1)
+    _app, delayq = make_app(workers=1)
     install(delayq, *(Fault("enqueue", n) for n in range(1, 30)))
     task = delayq.task(name="t")(lambda: 5)
     delayq.start()
@@ -151,7 +151,7 @@ def test_an_enqueue_that_fails_gives_its_place_back() -> None:
 
 @pytest.mark.parametrize("nth", range(1, 41))
 def test_whichever_store_call_fails_once_every_job_is_done(nth: int) -> None:
-    app, delayq = make_app()
+    _app, delayq = make_app()
     install(delayq, Fault("*", nth))
     task = delayq.task(name="t", max_attempts=2, backoff=0.01)(lambda n: n)
     delayq.start()
@@ -176,7 +176,7 @@ def test_whichever_store_call_fails_once_every_job_is_done(nth: int) -> None:
 
 
 def test_health_tells_of_a_loop_that_fails() -> None:
-    app, delayq = make_app()
+    _app, delayq = make_app()
     faulty = install(delayq, *(Fault("rescue", n) for n in range(1, 10_000)))
     delayq.start()
     health = wait_until(lambda: not delayq.state.health().ok and delayq.state.health(), what="trouble")
