@@ -16,6 +16,7 @@ import apsw
 import pytest
 
 from backends.sqlite_kit import backend_on, child, job, line, opened, put, tell, total
+from flask_delayq.backends import open_backend
 from flask_delayq.backends.sqlite import schema
 from flask_delayq.backends.sqlite.care import on_the_network
 from flask_delayq.errors import (
@@ -24,7 +25,7 @@ from flask_delayq.errors import (
     StoreCorruptError,
     StoreMismatchError,
 )
-from flask_delayq.job import Outcome, ProcessRecord, Stored, Verb
+from flask_delayq.job import ClaimFor, Outcome, ProcessRecord, ScheduleRecord, Stored, Verb
 from flask_delayq.testing import FakeClock
 from waiting import wait_until
 
@@ -54,8 +55,6 @@ def peek(path, statement):
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite://host/x"])
 def test_a_url_without_a_file_is_refused(url):
-    from flask_delayq.backends import open_backend
-
     with pytest.raises(ConfigurationError) as caught:
         open_backend(url)
     assert caught.value.key == "DELAYQ_URL"
@@ -503,12 +502,35 @@ def test_a_second_runtime_of_the_same_process_hears_it_and_the_own_one_does_not(
 
 
 def test_a_job_claimed_at_once_rings_nowhere(backend, path):
-    from flask_delayq.job import ClaimFor
-
     with opened(path) as second:
         bell = second.open_doorbell("other")
         backend.enqueue([job()], now=time.time() + 1, timeout=5, claim_for=ClaimFor("me", 60, 1))
         assert not bell.wait(0)
+        bell.close()
+
+
+def test_whatever_makes_a_job_claimable_rings(backend, path):
+    now = time.time()
+    known = put(backend)
+    with opened(path) as second:
+        bell = second.open_doorbell("other")
+        (claim,) = backend.claim(None, now=now + 9, limit=1, owner="me", lease=60)
+        assert not bell.wait(0)
+        backend.record([Outcome(claim, Verb.RELEASE, now)], now=now)
+        assert bell.wait(5)
+        backend.pause("default")
+        assert not bell.wait(0)
+        backend.resume("default")
+        assert bell.wait(5)
+        backend.cancel(known, now=now)
+        assert not bell.wait(0)
+        backend.revive(known, run_at=now)
+        assert bell.wait(5)
+        rule = ScheduleRecord("s", "send", b"{}", "every 5 s", "default", 1, now)
+        backend.put_schedule(rule)
+        assert not bell.wait(0)
+        backend.fire(rule, job(), next_due=now + 5)
+        assert bell.wait(5)
         bell.close()
 
 

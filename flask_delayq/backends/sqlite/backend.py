@@ -25,6 +25,7 @@ from ...job import (
     Rescue,
     ScheduleRecord,
     Stored,
+    Verb,
 )
 from ..base import Backend, Doorbell, Inspectable, Schedulable
 from ..order import Turns
@@ -152,9 +153,12 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
     def record(self, outcomes: Sequence[Outcome], *, now: float) -> list[bool]:
         full = any(outcome.verb in DURABLE for outcome in outcomes)
         try:
-            return self._store.write(lambda sql: record(sql, outcomes), full=full)
+            written = self._store.write(lambda sql: record(sql, outcomes), full=full)
         except (UnfitValueError, *PLAIN_VALUE_ERRORS):
-            return self._store.write(lambda sql: record_one_by_one(sql, outcomes), full=full)
+            written = self._store.write(lambda sql: record_one_by_one(sql, outcomes), full=full)
+        if any(outcome.verb is Verb.RELEASE for outcome in outcomes):
+            self._bells.ring()  # what this process could not start, another one may
+        return written
 
     def renew(self, owner: str, held: Collection[Claim], *, lease: float) -> Renewal:
         return self._store.write(
@@ -269,13 +273,16 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
         )
 
     def revive(self, job_id: str, *, run_at: float) -> Stored | None:
-        return self._store.write(lambda sql: changes.revive(sql, job_id, run_at=run_at), full=True)
+        before = self._store.write(lambda sql: changes.revive(sql, job_id, run_at=run_at), full=True)
+        self._bells.ring()
+        return before
 
     def pause(self, queue: str) -> None:
         self._store.write(lambda sql: changes.set_paused(sql, queue, True), full=True)
 
     def resume(self, queue: str) -> None:
         self._store.write(lambda sql: changes.set_paused(sql, queue, False), full=True)
+        self._bells.ring()
 
     def purge(self, queue: str, *, now: float, limit: int = 1000) -> int:
         return self._store.write(lambda sql: changes.purge(sql, queue, now=now, limit=limit), full=True)
@@ -302,10 +309,12 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
         return self._store.read(schedules.next_occurrence)
 
     def fire(self, schedule: ScheduleRecord, job: NewJob | None, *, next_due: float) -> Enqueued | None:
-        return self._store.write(
-            lambda sql: schedules.fire(sql, schedule, job, next_due=next_due),
-            full=True,
+        fired = self._store.write(
+            lambda sql: schedules.fire(sql, schedule, job, next_due=next_due), full=True
         )
+        if fired is not None:
+            self._bells.ring()
+        return fired
 
     # Last, because below it the name would hide the type.
     def list(self, query: JobQuery, *, now: float) -> list[JobRecord]:
