@@ -72,9 +72,7 @@ def delayq_sqlite_full_8(count: int, folder: Path) -> float:
 
 
 def delayq_sqlite_normal(count: int, folder: Path) -> float:
-    return _delayq(
-        f"sqlite:///{folder}/jobs.sqlite3", count, 1, DELAYQ_SQLITE_SYNCHRONOUS="NORMAL"
-    )
+    return _delayq(f"sqlite:///{folder}/jobs.sqlite3", count, 1, DELAYQ_SQLITE_SYNCHRONOUS="NORMAL")
 
 
 def threadpool(count: int, folder: Path) -> float:
@@ -153,10 +151,30 @@ def huey_sqlite_nosync(count: int, folder: Path) -> float:
     return _huey(SqliteHuey("bench", filename=str(folder / "huey.db"), fsync=False), count)
 
 
+def apsw_commits(count: int, folder: Path) -> float:
+    """The floor: the same row committed singly, and nothing else."""
+    import apsw
+
+    connection = apsw.Connection(str(folder / "floor.db"))
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(
+        "CREATE TABLE job (id TEXT PRIMARY KEY, task TEXT, queue TEXT, priority INT, run_at REAL, body BLOB)"
+        " WITHOUT ROWID"
+    )
+    began = time.perf_counter()
+    for number in range(count):
+        connection.execute("BEGIN IMMEDIATE")
+        row = (f"{number:028x}", "work", "default", 1, time.time(), b'{"number":1,"text":"text"}')
+        connection.execute("INSERT INTO job VALUES (?, ?, ?, ?, ?, ?)", row)
+        connection.execute("COMMIT")
+    return count / (time.perf_counter() - began)
+
+
 SUBJECTS: dict[str, Callable[[int, Path], float]] = {
     name: value
     for name, value in globals().items()
-    if name.startswith(("delayq_", "threadpool", "flask_executor", "huey_"))
+    if name.startswith(("delayq_", "threadpool", "flask_executor", "huey_", "apsw_"))
 }
 
 
