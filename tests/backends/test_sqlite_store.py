@@ -511,9 +511,10 @@ def test_a_job_claimed_at_once_rings_nowhere(backend, path):
 
 def test_whatever_makes_a_job_claimable_rings(backend, path):
     now = time.time()
-    known = put(backend)
     with opened(path) as second:
         bell = second.open_doorbell("other")
+        known = put(backend)
+        assert bell.wait(5)
         (claim,) = backend.claim(None, now=now + 9, limit=1, owner="me", lease=60)
         assert not bell.wait(0)
         backend.record([Outcome(claim, Verb.RELEASE, now)], now=now)
