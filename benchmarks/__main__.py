@@ -101,7 +101,7 @@ def main() -> None:
         f"`make bench` on {time.strftime('%Y-%m-%d')}: CPython {platform.python_version()}, "
         f"{platform.machine()} with 2 cores, {versions}.",
         "",
-        "No-op jobs `(int, str) -> int`, end to end: until a reader of the store sees every job completed.",
+        "No-op jobs `(int, str) -> int`, until a reader of the store sees every one completed.",
         f"Jobs per second, median of {ROUNDS} runs in turn; the ratio is the median of the paired ones.",
         "",
         "| work | ours | peer | ratio | to reach | |",

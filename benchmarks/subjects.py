@@ -159,8 +159,8 @@ def apsw_commits(count: int, folder: Path) -> float:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(
-        "CREATE TABLE job (id TEXT PRIMARY KEY, task TEXT, queue TEXT, priority INT, run_at REAL, body BLOB)"
-        " WITHOUT ROWID"
+        "CREATE TABLE job (id TEXT PRIMARY KEY, task TEXT, queue TEXT, priority INT, run_at REAL,"
+        " body BLOB) WITHOUT ROWID"
     )
     began = time.perf_counter()
     for number in range(count):
