@@ -60,7 +60,8 @@ class Backend(ABC):
         :param timeout: seconds within which it returns or raises. An operation that was not begun by
             then is withdrawn.
         :param max_pending: most waiting jobs that one queue may hold, counted exactly and within the
-            same transaction; jobs that exist already count once.
+            same transaction; jobs that exist already count once. A job that is claimed in the same
+            step counts as well, so that the answer does not depend on who is idle.
         :param claim_for: claim, in the same transaction, up to ``slots`` of the jobs, in the order in
             which :meth:`claim` would take them. A job is claimed only if it was created by this call,
             is due, its queue is not paused and held no other due waiting job before; otherwise it
@@ -182,7 +183,8 @@ class Backend(ABC):
 
     @abstractmethod
     def withdraw(self, owner: str) -> None:
-        """Remove the record and the sign of life; a running job still in its name can be rescued."""
+        """Remove the record and the sign of life; a running job still in its name can be rescued at
+        once."""
 
     @abstractmethod
     def processes(self) -> list[ProcessRecord]:
@@ -240,6 +242,8 @@ class Inspectable(ABC):
 
         A waiting one is cancelled at once, in time independent of how many there are. Of a running one
         only ``cancel_requested`` is set: the task may look at it. Final ones stay as they are.
+
+        :param reason: kept as the error's message, where the job is cancelled at once.
         """
 
     @abstractmethod
@@ -271,9 +275,10 @@ class Schedulable(ABC):
     def put_schedule(self, schedule: ScheduleRecord, *, replace: bool = True) -> ScheduleRecord:
         """Store a schedule by name and return what is stored now; atomic.
 
-        If one of this name exists: with ``replace=False`` it stays. Otherwise task, payload, queue and
-        priority are taken over; where the rule is unchanged, ``next_due``, ``last_due`` and ``paused``
-        stay as they are; where it changed, ``generation + 1`` and the new ``next_due``.
+        If one of this name exists: with ``replace=False`` it stays. Otherwise task, payload, queue,
+        priority and the other settings are taken over, ``last_due`` and ``paused`` stay as they are.
+        Where the rule is unchanged, ``next_due`` stays as well; where it changed, ``generation + 1``
+        and the new ``next_due``.
         """
 
     @abstractmethod

@@ -543,6 +543,7 @@ class ClaimConformance:
         after = NOW
         while page := backend.upcoming(None, after=after, until=NOW + 99, limit=2):
             pages.append(page)
+            assert len(pages) <= 12, "each page goes on behind the one before"
             after = page[-1][0]
         assert [entry for page in pages for entry in page] == [
             (NOW + moment, f"j{i:02d}") for i, moment in enumerate(moments)
@@ -837,8 +838,11 @@ class LeaseConformance:
         assert crash(backend, clock, fail_on_crash=True).state is Stored.FAILED
         assert take(backend) == []
 
-    def test_an_interrupted_job_waits_again_uncharged(self, backend: Backend, clock: FakeClock) -> None:
-        end(backend, started(backend), Verb.INTERRUPT)
+    @pytest.mark.parametrize("fail_on_crash", [False, True])
+    def test_an_interrupted_job_waits_again_uncharged(
+        self, backend: Backend, clock: FakeClock, fail_on_crash: bool
+    ) -> None:
+        end(backend, started(backend, fail_on_crash=fail_on_crash), Verb.INTERRUPT)
         clock.advance(LEASE)
         assert [(r.rescues, r.state) for r in rescue(backend)] == [(0, Stored.WAITING)]
         claim = take_one(backend)
@@ -1214,11 +1218,13 @@ class InspectableConformance:
         assert record_of(backend).stored is Stored.CANCELLED
 
     def test_cancelling_many_leaves_the_others_in_order(self, backend: Inspected) -> None:
-        put(backend, *some(300))
-        for job in some(300):
+        jobs = [new(f"job-{i}", run_at=NOW - i * 67 % 150) for i in range(150)]
+        put(backend, *jobs)
+        for job in jobs:
             if not job.id.endswith("7"):
                 backend.cancel(job.id, now=NOW)
-        assert ids(take(backend)) == [job.id for job in some(300) if job.id.endswith("7")]
+        left = sorted((job.run_at, job.id) for job in jobs if job.id.endswith("7"))
+        assert ids(take(backend)) == [job_id for _, job_id in left]
 
     # revive
 
@@ -1282,11 +1288,14 @@ class InspectableConformance:
         assert backend.next_due(["default"]) == NOW
         assert ids(take(backend)) == ["c"]
 
-    def test_claim_for_respects_a_paused_queue(self, backend: Inspected) -> None:
+    @pytest.mark.parametrize("more", [(), (new("b"),)], ids=["single", "batch"])
+    def test_claim_for_respects_a_paused_queue(
+        self, backend: Inspected, more: tuple[NewJob, ...]
+    ) -> None:
         backend.pause("default")
-        answers = put(backend, new("a"), new("b", queue="other"), claim_for=WISH)
-        assert [answer.claim is not None for answer in answers] == [False, True]
-        assert put(backend, new("c"), claim_for=WISH) == [Enqueued("c", True)]
+        answers = put(backend, new("a"), *more, claim_for=WISH)
+        assert answers == [Enqueued(job.id, True) for job in (new("a"), *more)]
+        assert put(backend, new("z", queue="other"), claim_for=WISH)[0].claim is not None
 
     def test_upcoming_shows_paused_queues_as_well(self, backend: Inspected) -> None:
         put(backend, new("a"))
@@ -1359,6 +1368,7 @@ class InspectableConformance:
         while page := backend.list(JobQuery(limit=3, before=before), now=NOW):
             assert len(page) <= 3
             seen += ids(page)
+            assert len(seen) <= 7, "each page goes on behind the one before"
             before = page[-1].id
         assert seen == ids(reversed(some(7)))
         assert backend.list(JobQuery(limit=0), now=NOW) == []
@@ -1427,6 +1437,14 @@ class InspectableConformance:
         ]
         assert sizes == [2, 2, 1]
         assert ids(backend.list(JobQuery(), now=NOW)) == ["job-0000"]
+
+    def test_prune_keeps_its_limit_over_all_kinds(self, backend: Inspected) -> None:
+        put(backend, *some(4))
+        for claim, verb in zip(take(backend), [Verb.COMPLETE, Verb.FAIL] * 2, strict=True):
+            end(backend, claim, verb)
+        later = NOW + 1
+        bounds: dict[str, Any] = {"finished_before": later, "failed_before": later, "keep": 0, "limit": 3}
+        assert [backend.prune(**bounds) for _ in range(2)] == [3, 1]
 
     def test_prune_by_count_spares_failed_jobs_longest(self, backend: Inspected) -> None:
         put(backend, *some(8))

@@ -364,9 +364,13 @@ def check_against_model(
 
     :param random: other verbs at every call; by default the same ones, so that the suite is repeatable.
     """
-    factory: Any = lambda: Machine(fresh(), clock)  # declared as a class, called as a factory
+
+    class FreshMachine(Machine):
+        def __init__(self) -> None:
+            super().__init__(fresh(), clock)
+
     run_state_machine_as_test(
-        factory,
+        FreshMachine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=30,
