@@ -41,7 +41,6 @@ OUTSIDE = {
     "cronsim": "schedule",
     "pytest": "testing.plugin",
     "msgspec": " ".join(LAYERS[layer] for layer in range(DOOR)),
-    "pytest": "testing.plugin",
     **dict.fromkeys(("uwsgi", "uwsgidecorators"), "launch launch.*"),
     **dict.fromkeys(("flask", "werkzeug", "jinja2", "markupsafe", "click"), LAYERS[FLASK]),
 }
