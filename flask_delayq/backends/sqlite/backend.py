@@ -55,6 +55,9 @@ _SEEN_WITHIN = 120.0
 _FORGET_AFTER = 600.0
 """Seconds after which the record of such a process is dropped."""
 
+_LAST_TIMEOUT = 0.3
+"""Seconds that the last verbs of a process that stops wait for others: its end must not hang on them."""
+
 
 class SQLiteBackend(Backend, Inspectable, Schedulable):
     """Jobs in one SQLite file, shared by all processes of this host that open it.
@@ -225,9 +228,11 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
 
     def withdraw(self, owner: str) -> None:
         try:
-            self._store.write(lambda sql: processes.withdraw(sql, owner))
-        finally:
-            self._signs.end(owner)
+            self._store.write(lambda sql: processes.withdraw(sql, owner), timeout=_LAST_TIMEOUT)
+        except BaseException:
+            self._signs.let_go(owner)  # so others find it dead, and do what could not be done here
+            raise
+        self._signs.end(owner)
 
     def processes(self) -> list[ProcessRecord]:
         return [
@@ -254,7 +259,7 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
 
     def close(self) -> None:
         self._bells.close()
-        self._store.close()
+        self._store.close(timeout=_LAST_TIMEOUT)
 
     # --- what a person asks and does -----------------------------------------------------------------
 

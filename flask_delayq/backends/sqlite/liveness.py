@@ -63,12 +63,20 @@ class SignsOfLife:
 
     def end(self, owner: str) -> None:
         """Give up the lock and remove the file."""
+        self._release(owner, remove=True)
+
+    def let_go(self, owner: str) -> None:
+        """Give up the lock and leave the file: the owner counts as dead."""
+        self._release(owner, remove=False)
+
+    def _release(self, owner: str, *, remove: bool) -> None:
         path = self.path(owner)
         with _guard:
             descriptor = _held.pop(path, None)
             if descriptor is not None:
-                with suppress(OSError):
-                    os.unlink(path)
+                if remove:
+                    with suppress(OSError):
+                        os.unlink(path)
                 os.close(descriptor)
 
     def remove(self, owner: str) -> None:
