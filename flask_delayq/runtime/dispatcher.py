@@ -86,7 +86,7 @@ class Dispatcher:
         if popped or rung or seen or self._pool.hungry or mono >= self._look_at:
             self._claim_due(now, look=rung or mono >= self._look_at)
         more = self._refill(now)
-        return 0.0 if more or len(popped) == PAGE else self._wait(now)
+        return 0.0 if more or len(popped) == PAGE else self._wait()
 
     def ring(self) -> None:
         """Somebody enqueued something: look into the store now."""
@@ -162,21 +162,24 @@ class Dispatcher:
             self._loaded_until = page[-1][0] if len(page) >= PAGE else until
         return len(page) >= PAGE
 
-    def _wait(self, now: float) -> float:
+    def _wait(self) -> float:
         unstarted = self._claims.oldest_unstarted()
+        wait = SAFETY
+        if not (self._pool.hungry or self._recorder.is_full):
+            # Until the next look and no sooner: it would be put off by a whole turn.
+            wait = self._look_at - self._clock.monotonic()
         with self._wheel_lock:
             due = self._wheel.next_due()
-            moment = now + SAFETY
+            moment = self._clock.now() + wait
             if due is not None:
                 moment = min(moment, due)
             if self._seen_due is not None and not self._pool.hungry:
                 moment = min(moment, self._seen_due)
             self._sleeps_until = moment
-        # The turn took time itself; `now` is when it began.
-        wait = moment - self._clock.now()
+        wait = min(wait, moment - self._clock.now())
         if unstarted is not None:
             wait = min(wait, unstarted + UNSTARTED_LIMIT - self._clock.monotonic())
-        return min(max(wait, 0.0), SAFETY)
+        return max(wait, 0.0)
 
     # --- the Runner of this process ------------------------------------------------------------
 
