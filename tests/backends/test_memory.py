@@ -107,6 +107,7 @@ def test_cancelled_jobs_that_were_pruned_hold_no_memory(backend: MemoryBackend, 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # other tests' threads may live on
 def test_a_forked_child_has_an_empty_store_that_works(backend: MemoryBackend) -> None:
     put(backend, new("a"))
     with backend._store.lock:  # as another thread might hold it at this moment
