@@ -4,12 +4,14 @@ Knows no thread, no loop and no store beyond the job's own reports; Flask comes 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from contextvars import Context
 from types import CoroutineType
-from typing import Any
+from typing import Any, NoReturn
 
 from msgspec import Struct
 
@@ -53,6 +55,7 @@ class Executor:
         self._scope = scope
         self._sender = sender
         self._puzzles = Puzzles()
+        self._process = os.getpid()
         self._max_result = settings.max_result
         self._default_policy = RetryPolicy(max_attempts=settings.max_attempts)
 
@@ -90,11 +93,15 @@ class Executor:
     def _run(self, task: Task[..., Any], run: RunningJob, values: Struct) -> Any:
         running_job.set(run)
         with self._scope():
-            result = task.arguments.call(task.function, values)
-            if type(result) is CoroutineType:
-                import asyncio  # slow to import, and needed by few
+            try:
+                result = task.arguments.call(task.function, values)
+                if type(result) is CoroutineType:
+                    import asyncio  # slow to import, and needed by few
 
-                result = asyncio.run(result)
+                    result = asyncio.run(result)
+            finally:
+                if os.getpid() != self._process:
+                    _end_stray_child()
         return result
 
     def _completed(self, claim: Claim, result: Any, run: RunningJob) -> Outcome:
@@ -235,6 +242,22 @@ def _encodable(text: str) -> str:
 
 def _one_line(failure: Failure) -> str:
     return str(failure)[:500].encode("unicode_escape").decode("ascii")
+
+
+def _end_stray_child() -> NoReturn:
+    """A task has forked, and its child came back as if it were the parent. The job, its context and the
+    jobs that wait are the parent's, so the child ends here, as a program at the end of its text."""
+    error = sys.exc_info()[1]
+    status = 0
+    if isinstance(error, SystemExit):
+        status = error.code if type(error.code) is int else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exc()
+        status = 1
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status & 0xFF)
 
 
 def _no_task(name: str) -> str:
