@@ -1,0 +1,194 @@
+"""Leases and claims seen from outside: who runs a job while processes stall, and after odd endings.
+
+What ran is known from the notes of the processes (`accounting.py`). The lease is the shortest that
+can be set, so that a test takes seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from acceptance.accounting import COMPLETED, Account, rows_of
+from acceptance.conftest import Figure
+from acceptance.nursery import Nursery
+from acceptance.stores import config, opened, producing, unfinished, wait_until_all_final
+from flask_delayq.job import Stored
+from waiting import wait_until
+
+LEASE = 3.0
+
+
+def start(children: Nursery, name: str, **more: Any) -> None:
+    children.start(name, config=config(children.folder, DELAYQ_LEASE=LEASE, **more), run=True)
+
+
+def gates(folder: Path) -> Path:
+    made = folder / "gates"
+    made.mkdir(exist_ok=True)
+    return made
+
+
+def began(folder: Path, job: str, process: str) -> bool:
+    return any(run.process == process for run in Account(folder).runs.get(job, ()))
+
+
+@pytest.mark.parametrize("first", ["stalled", "other"])
+def test_a_late_finisher_changes_nothing(children: Nursery, first: str) -> None:
+    """A process is stopped for longer than its lease; its job runs elsewhere; then it wakes up.
+
+    :param first: whose run of the job ends first.
+    """
+    folder = children.folder
+    open_gates = gates(folder)
+    with producing(folder) as delayq, opened(folder) as backend:
+        start(children, "stalled")
+        job = delayq.tasks.get("hold").enqueue(str(open_gates)).id
+        wait_until(lambda: began(folder, job, "stalled"), 10, "the job runs")
+        children.send("stalled", signal.SIGSTOP)
+        start(children, "other")
+        wait_until(lambda: began(folder, job, "other"), LEASE + 8, "it runs elsewhere")
+        if first == "other":
+            (open_gates / "other").touch()
+            wait_until(lambda: unfinished(backend) == 0, 10, "it is completed")
+        (open_gates / "stalled").touch()
+        children.send("stalled", signal.SIGCONT)
+        refused = "its claim was lost, so how its run ended (complete) is not recorded"
+        wait_until(lambda: refused in children.log(), 10, "the late end is refused")
+        record = backend.get(job)
+        assert record.claim_no == 2
+        assert record.stored is (Stored.COMPLETED if first == "other" else Stored.RUNNING)
+        (open_gates / "other").touch()
+        wait_until(lambda: unfinished(backend) == 0, 10, "it is completed")
+        assert delayq.get(job).result == "other"
+        assert delayq.get(job).rescues == 1
+        # And the one that slept works on.
+        children.stop("other")
+        later = delayq.tasks.get("work").enqueue().id
+        wait_until_all_final(folder, 10)
+    children.stop()
+    account = Account(folder)
+    assert [run.process for run in account.runs[job]] == ["stalled", "other"]
+    assert [run.process for run in account.runs[later]] == ["stalled"]
+
+
+def test_a_job_longer_than_its_lease_runs_once(children: Nursery) -> None:
+    with producing(children.folder) as delayq:
+        job = delayq.tasks.get("work").enqueue(LEASE * 1.5).id
+        start(children, "one")
+        start(children, "two")
+        wait_until_all_final(children.folder, LEASE * 1.5 + 10)
+    children.stop()
+    account = Account(children.folder)
+    rows = rows_of(children.folder / "store.sqlite3")
+    assert account.faults(rows) == []
+    assert len(account.runs[job]) == 1
+    assert rows[job].rescues == 0
+
+
+def test_an_orphan_in_the_name_of_a_living_process_is_given_back(children: Nursery) -> None:
+    """A claim whose answer never arrived: nobody holds it, though its owner lives and renews."""
+    with producing(children.folder) as delayq, opened(children.folder) as backend:
+        start(children, "one")
+        wait_until(lambda: len(backend.processes()) == 1, 10, "it is announced")
+        (owner,) = (process.owner for process in backend.processes())
+        job = delayq.tasks.get("work").enqueue_in(3.5).id
+        far = time.time() + 60
+        (claim,) = backend.claim(None, now=far, limit=1, owner=owner, lease=LEASE)
+        assert (claim.id, backend.get(job).stored) == (job, Stored.RUNNING)
+        wait_until(lambda: backend.get(job).stored is Stored.WAITING, LEASE + 2, "it is given back")
+        wait_until_all_final(children.folder, 10)
+        record = backend.get(job)
+        assert (record.claim_no, record.attempt, record.rescues) == (2, 1, 0)
+    children.stop()
+    assert f"released 1 running jobs that no worker of this process held: {job}" in children.log()
+    account = Account(children.folder)
+    rows = rows_of(children.folder / "store.sqlite3")
+    assert account.faults(rows) == []
+    assert account.runs[job][0].wall >= rows[job].run_at
+
+
+def test_rescued_jobs_follow_one_another_at_once(children: Nursery, figure: Figure) -> None:
+    """At most one of them runs at a time; none of them waits for anything but the one before."""
+    with producing(children.folder) as delayq, opened(children.folder) as backend:
+        delayq.tasks.get("work").enqueue_many([()] * 50)
+        assert len(backend.claim(None, now=time.time(), limit=50, owner="gone", lease=60)) == 50
+        backend.withdraw("gone")
+        start(children, "one")
+        wait_until_all_final(children.folder, 30)
+    children.stop()
+    account = Account(children.folder)
+    rows = rows_of(children.folder / "store.sqlite3")
+    assert account.faults(rows) == []
+    assert {row.rescues for row in rows.values()} == {1}
+    runs = sorted((run for runs in account.runs.values() for run in runs), key=lambda run: run.began)
+    for run, following in pairwise(runs):
+        assert run.ended is not None
+        assert run.ended <= following.began
+    seconds = runs[-1].began - runs[0].began
+    figure(f"50 rescued jobs, one at a time, in {seconds:.2f} s")
+    assert seconds < 5
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["and it dies", "and it lives"])
+def test_jobs_are_judged_by_their_own_lease_when_the_process_record_is_gone(
+    children: Nursery, dies: bool
+) -> None:
+    folder = children.folder
+    open_gates = gates(folder)
+    with producing(folder) as delayq:
+        start(children, "one")
+        job = delayq.tasks.get("hold").enqueue(str(open_gates)).id
+        wait_until(lambda: began(folder, job, "one"), 10, "the job runs")
+        # A guest beside the package: it must leave before anybody forks or counts connections.
+        with closing(apsw.Connection(str(folder / "store.sqlite3"))) as guest:
+            guest.execute("DELETE FROM process")
+            assert guest.changes() == 1
+        start(children, "two")
+        (open_gates / "two").touch()
+        if dies:
+            children.kill("one")
+        else:
+            wait_until(lambda: rescues_seen(children, "one", LEASE + 1), LEASE + 5, "time passes")
+            (open_gates / "one").touch()
+        wait_until_all_final(folder, LEASE + 8)
+    children.stop()
+    account = Account(folder, children.deaths)
+    rows = rows_of(folder / "store.sqlite3")
+    assert account.faults(rows) == []
+    assert rows[job].state == COMPLETED
+    ran = [run.process for run in account.runs[job]]
+    assert ran == (["one", "two"] if dies else ["one"])
+
+
+def rescues_seen(children: Nursery, name: str, seconds: float) -> bool:
+    """Whether a process's job has run for so long, or has been taken from it."""
+    runs = [run for runs in Account(children.folder).runs.values() for run in runs]
+    return len(runs) > 1 or time.monotonic() - runs[0].began > seconds
+
+
+def test_a_process_id_says_nothing(children: Nursery) -> None:
+    """A new process under the pid of a dead one does not keep the dead one's jobs."""
+    folder = children.folder
+    open_gates = gates(folder)
+    with producing(folder) as delayq, opened(folder) as backend:
+        start(children, "one")
+        job = delayq.tasks.get("hold").enqueue(str(open_gates)).id
+        wait_until(lambda: began(folder, job, "one"), 10, "the job runs")
+        children.kill("one")
+        with closing(apsw.Connection(str(folder / "store.sqlite3"))) as guest:
+            guest.execute("UPDATE process SET pid = ?", (os.getpid(),))
+        start(children, "two")
+        (open_gates / "two").touch()
+        wait_until(lambda: unfinished(backend) == 0, LEASE / 2, "it is rescued, not after the lease")
+    children.stop()
+    account = Account(folder, children.deaths)
+    assert account.faults(rows_of(folder / "store.sqlite3")) == []
