@@ -3,7 +3,6 @@ Knows frames by file, line and function; never looks at what they hold."""
 
 from __future__ import annotations
 
-import gc
 import os
 import platform
 import sys
@@ -58,7 +57,7 @@ def _take(state: AppState) -> dict[str, Any]:
     roles: Mapping[int, str] = {}
     if supervisor is not None:
         running, roles = dict(supervisor.claims.running), supervisor.roles()
-    frames = _frames()
+    frames = launch.stacks()
     known = sorted(
         threading.enumerate(),
         key=lambda thread: (thread.ident not in running, thread.ident not in roles, thread.name),
@@ -91,20 +90,6 @@ def _take(state: AppState) -> dict[str, Any]:
         "left_out": max(0, len(known) - MOST),
         "processes": _others(state),
     }
-
-
-def _frames() -> dict[int, FrameType]:
-    """Where every thread stands; empty where asking would endanger the process."""
-    if not launch.frames_are_safe():
-        return {}
-    collects = gc.isenabled()
-    # Before Python 3.11.9 a collection inside the call can stop the process for good (gh-106883).
-    gc.disable()
-    try:
-        return sys._current_frames()
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _role(thread: threading.Thread, roles: Mapping[int, str]) -> str:

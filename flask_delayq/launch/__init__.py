@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from . import uwsgi
 from .process import Launchable, Process
-from .proofs import frames_are_safe, reason_against_threads
+from .proofs import frames_are_safe, reason_against_threads, stacks
 
 if TYPE_CHECKING:
     from flask import Flask
 
-__all__ = ["Launchable", "arm", "describe", "frames_are_safe", "serving"]
+__all__ = ["Launchable", "arm", "describe", "frames_are_safe", "serving", "stacks"]
 
 _process = Process()
 _is_hooked = False

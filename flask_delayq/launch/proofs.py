@@ -3,7 +3,9 @@ Pure questions about this moment; knows neither apps nor what follows from the a
 
 from __future__ import annotations
 
+import gc
 import sys
+import threading
 from _thread import get_ident
 from collections.abc import Callable
 from types import FrameType
@@ -78,6 +80,28 @@ def frames_are_safe() -> bool:
     return gil_is_on() and not any(name in sys.modules for name in SUBINTERPRETERS)
 
 
+_asking = threading.Lock()
+
+
+def stacks() -> dict[int, FrameType]:
+    """Where every thread stands, by its ident; empty where asking would endanger the process.
+
+    Whoever is done with it clears it: one of the frames is the caller's own, a cycle.
+    """
+    if not frames_are_safe():
+        return {}
+    # Before Python 3.11.9 a collection inside the call can stop the process for good
+    # (python/cpython#106883). One asks at a time, so that none switches it on under another.
+    with _asking:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            if collects:
+                gc.enable()
+
+
 def seen_to_serve(loader: Loader | None) -> str | None:
     """The server that this process is seen to serve in, or ``None``.
 
@@ -87,7 +111,7 @@ def seen_to_serve(loader: Loader | None) -> str | None:
     """
     if not frames_are_safe():
         return None
-    frames = sys._current_frames()
+    frames = stacks()
     try:
         if loader is not None:
             # A server written in C shows no loop, but while it loads the app the loader is in Python.

@@ -496,3 +496,16 @@ soon(lambda: not watchers())
 assert fork(lambda: None) == 0
 assert alive_at_forks == [0, 0] and not watchers()
 """)
+
+
+def test_asking_for_stacks_survives_a_collection_on_any_python() -> None:
+    # Garbage that holds a threading.local froze Python 3.11.0 to 3.11.8 when it was collected there.
+    code = (
+        "import gc, threading\n"
+        "from flask_delayq.launch import stacks\n"
+        "class Garbage: pass\n"
+        "gc.disable(); g = Garbage(); g.me = g; g.local = threading.local(); g.local.x = 1; del g\n"
+        "def deep(n): return deep(n - 1) if n else stacks()\n"
+        "gc.set_threshold(1); gc.enable(); assert deep(5); assert gc.isenabled()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=20, check=True)
