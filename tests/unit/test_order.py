@@ -49,6 +49,14 @@ def test_the_count_goes_on_from_call_to_call() -> None:
     assert [ids(turns.choose(due, 1, False)) for _ in range(3)] == [["h00"], ["l00"], ["h00"]]
 
 
+def test_jobs_handed_out_without_a_choice_count() -> None:
+    turns = Turns()
+    turns.served("a", 6)
+    turns.served("a")
+    due = {"a": (rows("h", 3, start=50), [], rows("l", 3)), "b": ([], rows("n", 1), [])}
+    assert ids(turns.choose(due, 2, False)) == ["n00", "l00"]
+
+
 def test_strict_has_no_turn_of_the_oldest() -> None:
     due = {"a": (rows("h", 9, start=50), [], rows("l", 9))}
     assert all(name[0] == "h" for name in ids(Turns().choose(due, 9, True)))

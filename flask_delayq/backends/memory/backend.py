@@ -319,15 +319,14 @@ def _holds_due(queue: Queue, now: float) -> bool:
 
 def _add_one_rescued(serving: list[Queue], now: float, due: Mapping[str, Levels]) -> None:
     """Let the first due job that was rescued stand among the others."""
-    heads = (
+    heads = [
         (priority, entry, queue)
         for queue in serving
         for priority, line in enumerate(queue.rescued)
         if line.entries and (entry := line.first()) is not None and entry[0] <= now
-    )
-    best = min(heads, key=itemgetter(0, 1), default=None)
-    if best is not None:
-        priority, entry, queue = best
+    ]
+    if heads:
+        priority, entry, queue = min(heads, key=itemgetter(0, 1))
         queue.rescued[priority].take_until(now, 1)
         insort(due[queue.name][priority], entry)
 
