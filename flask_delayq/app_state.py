@@ -167,6 +167,7 @@ class AppState:
             self.supervisor.start()
             client.runner = self.supervisor.dispatcher
             client.after_enqueue = None
+            self._told = True  # who ran jobs and stopped needs no word on how to run them
             return self.supervisor
 
     def stop(self, timeout: float | None = None) -> bool:
