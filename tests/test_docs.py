@@ -1,0 +1,373 @@
+"""The pages for users, tried: programs run, sessions show what they show, tables say what the code says.
+
+It must not know more than the pages: what they do not show is tested elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
+
+import click
+import pytest
+from flask import Flask
+
+from flask_delayq import DelayQ
+from flask_delayq.admin.blueprint import ROUTES
+from flask_delayq.backends import _SCHEMES
+from flask_delayq.cli import delayq_commands
+from flask_delayq.config import MODES, PREFIX, REDACTED, Settings
+from servers import ROOT, fetch, server
+from waiting import wait_until
+
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A fenced block of a page: its language, text, and the line it begins in."""
+
+    language: str
+    text: str
+    line: int
+
+    @property
+    def file(self) -> str | None:
+        """The file that a program belongs into, if its first line says so: ``# app.py``."""
+        found = re.match(r"# (\w+\.py)\n", self.text)
+        return found[1] if found else None
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    text = page.read_text("utf-8")
+    found = []
+    for match in FENCE.finditer(text):
+        lines = [line.removeprefix(match[1]) for line in match[3].splitlines(keepends=True)]
+        found.append(Block(match[2], "".join(lines), text.count("\n", 0, match.start()) + 2))
+    return [block for block in found if block.language == language]
+
+
+def name_of(page: Path) -> str:
+    return page.stem
+
+
+# --- programs ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """What the programs of a page may take for granted: an app, and what other extensions bring."""
+    monkeypatch.chdir(tmp_path)
+    login = ModuleType("flask_login")
+    login.current_user = SimpleNamespace(is_authenticated=True, is_admin=False)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flask_login", login)
+    app = Flask("page", instance_path=str(tmp_path))
+    names = {"app": app, "delayq": DelayQ(app), "csrf": SimpleNamespace(exempt=lambda what: what.name)}
+    module = ModuleType("page")
+    vars(module).update(names)
+    monkeypatch.setitem(sys.modules, "page", module)
+    yield vars(module)
+    for thing in [*vars(module).values(), names["delayq"]]:
+        if isinstance(thing, DelayQ):
+            thing.state.close()
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name_of)
+def test_the_programs_of_a_page_run(
+    page: Path, namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    for block in blocks(page, "python"):
+        if block.file is not None:
+            continue  # a file of a project, tried as such below
+        source = "\n" * (block.line - 1) + block.text
+        exec(compile(source, page, "exec", dont_inherit=True), namespace)
+        assert not [
+            outcome.error for outcome in namespace["delayq"].drain() if outcome.verb.value == "fail"
+        ]
+
+
+def test_the_files_of_the_page_on_testing_are_a_project_that_passes(tmp_path: Path) -> None:
+    files = [block for block in blocks(ROOT / "docs" / "testing.md", "python") if block.file]
+    for block in files:
+        (tmp_path / str(block.file)).write_text(block.text)
+    number = sum(block.text.count("\ndef test_") for block in files)
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
+    ended = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"{number} passed" in ended.stdout and number >= 4
+    assert not list(tmp_path.rglob("*.sqlite3"))
+
+
+def test_the_program_of_the_readme_serves(tmp_path: Path) -> None:
+    (source,) = blocks(README, "python")
+    (tmp_path / "app.py").write_text(source.text)
+    flask = [sys.executable, "-m", "flask"]
+
+    def status() -> Any:
+        """What another terminal sees."""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [*flask, "delayq", "status", "--json"]
+        return json.loads(subprocess.check_output(command, cwd=tmp_path, env=environment, timeout=60))
+
+    with server([*flask, "run", "--port", "{port}"], folder=tmp_path) as web:
+        assert fetch(f"{web.url}/signup/ann", method="POST", body=b"") == ""
+        wait_until(lambda: "to ann: welcome\n" in web.output(), 20, "the mail is sent")
+        found = wait_until(lambda: (now := status())["processes"] and now, 20, "the process is known")
+        assert [process["pid"] for process in found["processes"]] == [web.pid]
+        assert found["counts"]["completed"] and found["counts"]["scheduled"] == 1
+        assert [schedule["name"] for schedule in found["schedules"]] == ["app.clean_up"]
+        assert "still there" not in web.output()
+
+
+# --- the session of the page on commands ---------------------------------------------------------------
+
+CLI = ROOT / "docs" / "cli.md"
+MASKS = [
+    (re.compile(r"sqlite:////\S+?/delayq\.sqlite3"), "STORE"),
+    (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "MOMENT"),
+    (re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ INFO"), "INFO"),
+    (re.compile(r"worker \d+"), "worker PID"),
+    (re.compile(r"\b[\d.]+ (?:ms|s|min|h)\b"), "SPAN"),
+    (re.compile(r" {2,}"), "  "),
+    (re.compile(r" +$", re.MULTILINE), ""),
+]
+
+
+class Ids:
+    """The jobs of a session, known by the order in which they appear."""
+
+    PATTERN = re.compile(r"\b[0-9a-f]{28}\b")
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def mask(self, text: str) -> str:
+        """The text with each id as the number of its job, and what differs from run to run masked."""
+        for job_id in self.PATTERN.findall(text):
+            if job_id not in self.seen:
+                self.seen.append(job_id)
+        text = self.PATTERN.sub(lambda match: f"JOB{self.seen.index(match[0])}", text)
+        for pattern, word in MASKS:
+            text = pattern.sub(word, text)
+        return text.strip()
+
+
+@pytest.fixture
+def readme_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
+    """The README's program, as the module ``app`` in a folder of its own."""
+    path = tmp_path / "app.py"
+    path.write_text(blocks(README, "python")[0].text)
+    spec = importlib.util.spec_from_file_location("app", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "app", module)
+    spec.loader.exec_module(module)
+    yield module.app
+    module.delayq.state.close()
+
+
+@contextlib.contextmanager
+def plain_logging() -> Iterator[None]:
+    """Logging as a new process has it, without the handlers that pytest adds for each call."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    root.handlers = []
+    root.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+
+
+def test_the_session_on_the_page_is_what_a_terminal_shows(readme_app: Flask) -> None:
+    (session,) = blocks(CLI, "console")
+    theirs, ours = Ids(), Ids()
+    for step in re.split(r"^\$ ", session.text, flags=re.MULTILINE)[1:]:
+        command, _, expected = step.partition("\n")
+        _flask, *words = shlex.split(command)
+        words = [ours.seen[theirs.seen.index(word)] if word in theirs.seen else word for word in words]
+        with plain_logging():
+            result = readme_app.test_cli_runner().invoke(args=words)
+        assert ours.mask(result.output) == theirs.mask(expected), command
+        assert result.exit_code == 0, command
+
+
+# --- tables that say what the code says --------------------------------------------------------------
+
+
+def rows(page: Path, head: str) -> list[list[str]]:
+    """The rows of the table whose first column has this head."""
+    table: list[list[str]] = []
+    for line in page.read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if cells or not table or table[0][0] != head:
+            table = [*table, cells] if cells else []
+        else:
+            break
+    assert table and table[0][0] == head, f"{page} has no table {head}"
+    return table[2:]
+
+
+WORDS: dict[str, Any] = {
+    "all": None,
+    "none": (),
+    "no limit": None,
+    "14 days": 14 * 86_400.0,
+    "5; worker 25; reloader 1": None,
+    "password, token, ...": REDACTED,
+}
+"""Defaults that the page says in words."""
+
+
+def test_every_setting_is_on_its_page_with_its_default() -> None:
+    defaults = Settings.read({}, folder="/app")
+    page = {
+        key.strip("`"): default for key, default, _ in rows(ROOT / "docs" / "configuration.md", "key")
+    }
+    assert sorted(page) == sorted(PREFIX + name.upper() for name in Settings.__struct_fields__)
+    for key, said in page.items():
+        name = key.removeprefix(PREFIX).lower()
+        if said.startswith("`"):
+            value = getattr(Settings.read({key: said.strip("`")}, folder="/app"), name)
+        else:
+            value = WORDS[said]
+        assert value == getattr(defaults, name), key
+
+
+def test_the_waits_at_a_stop_are_as_the_page_says() -> None:
+    from flask_delayq.app_state import DRAIN_RELOADER, DRAIN_WEB, DRAIN_WORKER
+
+    said = f"{DRAIN_WEB:g}; worker {DRAIN_WORKER:g}; reloader {DRAIN_RELOADER:g}"
+    assert said in WORDS
+
+
+def test_every_mode_is_on_its_page() -> None:
+    page = rows(ROOT / "docs" / "configuration.md", "`DELAYQ_MODE`")
+    assert [row[0].strip("`") for row in page] == list(MODES)
+
+
+def command_paths(group: click.Group, before: str = "") -> dict[str, click.Command]:
+    found = {}
+    for name, command in group.commands.items():
+        found[f"{before}{name}"] = command
+        if isinstance(command, click.Group):
+            found |= command_paths(command, f"{before}{name} ")
+    return found
+
+
+def test_every_command_and_option_is_on_its_page_and_no_other() -> None:
+    commands = command_paths(delayq_commands)
+    page: set[str] = set()
+    for said, _ in rows(CLI, "command"):
+        for usage in re.findall(r"`([^`]+)`", said):
+            name, *more = usage.split(maxsplit=1)
+            page.add(name)
+            if choices := re.match(r"\[([a-z|\\]+) [A-Z]+\]", " ".join(more)):
+                page |= {f"{name} {choice}" for choice in choices[1].replace("\\", "").split("|")}
+    assert page == set(commands)
+    options = {
+        option
+        for command in commands.values()
+        for parameter in command.params
+        for option in parameter.opts
+        if option.startswith("--")
+    }
+    table = "".join("".join(row) for row in rows(CLI, "command"))
+    assert set(re.findall(r"--[a-z-]+", table)) == options
+
+
+def test_every_route_is_on_its_page_and_no_other() -> None:
+    page: set[tuple[str, str]] = set()
+    for said, _ in rows(ROOT / "docs" / "admin.md", "route"):
+        method, before = "", ""
+        for word in re.findall(r"`([^`]+)`", said):
+            verb, _, path = word.rpartition(" ")
+            method = verb or method
+            # `/resume` after `POST /queues/<name>/pause` stands for its neighbour.
+            full = path if verb else before.rpartition("/")[0] + path
+            page.add((method, shape(full)))
+            before = full if verb else before
+    known = {(method, shape(path)) for method, path, _, _ in ROUTES} | {("GET", "/health")}
+    assert page == known
+
+
+def shape(path: str) -> str:
+    """A path with its variables unnamed."""
+    return re.sub(r"<\w+>", "<>", path)
+
+
+def test_every_backend_is_on_its_page() -> None:
+    page = (ROOT / "docs" / "backends.md").read_text("utf-8")
+    head = next(line for line in page.splitlines() if line.startswith("| |"))
+    assert set(re.findall(r"(\w+)://", head)) == set(_SCHEMES)
+
+
+def test_a_job_takes_the_space_that_the_page_says(readme_app: Flask) -> None:
+    page = (ROOT / "docs" / "backends.md").read_text("utf-8")
+    said = re.search(r"A job takes some (\d+) bytes, and its arguments", page)
+    assert said is not None
+    delayq: DelayQ = readme_app.extensions["delayq"]
+    task = delayq.tasks.get("app.send_mail")
+    file = Path(readme_app.instance_path, "delayq.sqlite3")
+
+    def size() -> int:
+        delayq.counts()
+        delayq.state.backend.close()  # which empties the WAL into the file
+        return file.stat().st_size
+
+    empty = size()
+    task.enqueue_many([("ann", "x" * 85)] * 2000)
+    arguments = len(json.dumps({"to": "ann", "text": "x" * 85}, separators=(",", ":")))
+    assert (size() - empty) / 2000 - arguments == pytest.approx(int(said[1]), rel=0.25)
+
+
+# --- links -------------------------------------------------------------------------------------------
+
+
+def links(page: Path) -> list[str]:
+    text = FENCE.sub("", page.read_text("utf-8"))
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+LINKED = [*PAGES, *(p for p in ROOT.glob("*/README.md")), ROOT / "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_names_every_page() -> None:
+    named = {(ROOT / link).resolve() for link in links(README)}
+    assert {page for page in PAGES if page != README} <= named
