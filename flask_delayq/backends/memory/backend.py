@@ -17,19 +17,16 @@ from ...job import (
     Claim,
     ClaimFor,
     Enqueued,
-    Failure,
     Health,
     NewJob,
     Outcome,
     ProcessRecord,
     Renewal,
     Rescue,
-    Stored,
-    Verb,
 )
-from ...serializer import encode_failure
 from ..base import Backend
 from ..order import Turns
+from .endings import take_back, write_end
 from .inspection import Inspection
 from .rows import Entry, Queue, Row
 from .schedules import Schedules
@@ -39,10 +36,6 @@ _URL = re.compile(r"memory://([A-Za-z0-9._-]*)")
 
 Levels: TypeAlias = list[list[Entry]]
 """Due jobs of one queue by priority, each level in order."""
-
-_COMPLETED, _FAILED = Stored.COMPLETED, Stored.FAILED
-_RETRY, _RELEASE, _INTERRUPT = Verb.RETRY, Verb.RELEASE, Verb.INTERRUPT
-_ENDS = {Verb.COMPLETE: _COMPLETED, Verb.FAIL: _FAILED, Verb.CANCEL: Stored.CANCELLED}
 
 _lease_end = attrgetter("lease_end")
 
@@ -197,7 +190,7 @@ class MemoryBackend(Inspection, Schedules, Backend):
     def record(self, outcomes: Sequence[Outcome], *, now: float) -> list[bool]:
         store = self._store
         with store.lock:
-            return [_end(store, outcome) for outcome in outcomes]
+            return [write_end(store, outcome) for outcome in outcomes]
 
     def renew(self, owner: str, held: Collection[Claim], *, lease: float) -> Renewal:
         store = self._store
@@ -229,7 +222,7 @@ class MemoryBackend(Inspection, Schedules, Backend):
             mono = self._clock.monotonic()
             dead = [row for row in store.running.values() if row.lease_end <= mono]
             dead.sort(key=_lease_end)
-            return [_rescue(store, row, now, max_rescues) for row in dead[:limit]]
+            return [take_back(store, row, now, max_rescues) for row in dead[:limit]]
 
     def next_due(self, queues: Sequence[str] | None) -> float | None:
         store = self._store
@@ -341,50 +334,3 @@ def _put_back(store: Store, due: Mapping[str, Levels], chosen: list[Entry]) -> N
         if entry[2] not in places:
             row = entry[3]
             store.queues[row.new.queue].line_of(row).put_back(entry)
-
-
-def _end(store: Store, outcome: Outcome) -> bool:
-    """Write how one run ended, if it is still the claim's to write."""
-    claim = outcome.claim
-    row = store.held(claim)
-    if row is None:
-        return False
-    verb = outcome.verb
-    state = _ENDS.get(verb)
-    if state is not None:
-        store.halt(row)
-        row.attempt = claim.attempt
-        row.result = outcome.result
-        if outcome.error is not None or state is _COMPLETED:
-            row.error = outcome.error
-        store.finish(row, state, outcome.at)
-        return True
-    if verb is _INTERRUPT:
-        row.interrupted = True
-        return True
-    if verb is not _RELEASE:
-        if outcome.run_at is None:
-            return False
-        row.run_at = outcome.run_at
-    if verb is _RETRY:
-        row.attempt = claim.attempt
-        row.error = outcome.error
-    store.halt(row)
-    store.wait_or_cancel(row, outcome.at)
-    return True
-
-
-def _rescue(store: Store, row: Row, now: float, max_rescues: int) -> Rescue:
-    new, owner = row.new, row.owner or ""
-    store.halt(row)
-    if not row.interrupted:
-        row.rescues += 1
-    if row.cancel_requested or row.interrupted:
-        store.wait_or_cancel(row, now)
-    elif row.rescues > max_rescues or new.fail_on_crash:
-        times = "once" if row.rescues == 1 else f"{row.rescues} times"
-        row.error = encode_failure(Failure("Crashed", f"the job crashed the worker {times}"))
-        store.finish(row, _FAILED, now)
-    else:
-        store.wait(row)
-    return Rescue(new.id, new.task, new.queue, owner, row.rescues, row.stored)
