@@ -15,6 +15,7 @@ import apsw
 import pytest
 
 from backends.sqlite_kit import child, line
+from flask_delayq.backends.sqlite import writer as writer_module
 from flask_delayq.backends.sqlite.connection import Sql
 from flask_delayq.backends.sqlite.trouble import CommitUnknown
 from flask_delayq.backends.sqlite.writer import Writer
@@ -309,3 +310,54 @@ class Victim:
 def throw_into(thread):
     throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
     throw(ctypes.c_ulong(thread.ident), ctypes.py_object(ThrownError))
+
+
+# --- patience -----------------------------------------------------------------------------------
+
+
+def test_a_patient_operation_rides_with_the_next_one(bench, monkeypatch):
+    monkeypatch.setattr(writer_module, "PATIENCE", 10.0)
+    commits = []
+    bench.confirm = lambda: commits.append(bench.stored())
+    bench.insert(1)
+    bench.start(lambda: bench.insert(2, patient=True))
+    bench.waiting(1)
+    bench.insert(3)
+    bench.join()
+    assert commits == [{1}, {1, 2, 3}]
+
+
+def test_a_patient_operation_that_nobody_takes_along_goes_by_itself(bench):
+    bench.insert(1)
+    bench.insert(2, patient=True)
+    assert bench.stored() == {1, 2}
+    assert bench.writer._leader is None and not bench.writer._waiting
+
+
+def test_where_nobody_writes_a_patient_operation_does_not_wait(bench, monkeypatch):
+    monkeypatch.setattr(writer_module, "PATIENCE", 30.0)
+    began = now()
+    bench.insert(1, patient=True)
+    assert now() - began < 10
+    assert bench.stored() == {1}
+
+
+def test_patience_ends_behind_a_leader_that_takes_long(bench, held):
+    bench.start(lambda: bench.insert(1, patient=True))
+    bench.start(lambda: bench.insert(2))
+    bench.waiting(2)
+    held.set()
+    bench.join()
+    assert bench.stored() == {1, 2}
+
+
+@pytest.mark.parametrize("rounds", [300])
+def test_patient_and_others_together_are_all_answered(bench, rounds):
+    numbers = itertools.count()
+    for patient in (True, True, False, False):
+        bench.start(
+            lambda patient=patient: [bench.insert(next(numbers), patient=patient) for _ in range(rounds)]
+        )
+    bench.join()
+    assert bench.stored() == set(range(4 * rounds))
+    assert bench.writer._leader is None and not bench.writer._waiting

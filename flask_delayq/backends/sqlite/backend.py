@@ -156,7 +156,8 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
     def record(self, outcomes: Sequence[Outcome], *, now: float) -> list[bool]:
         full = any(outcome.verb in DURABLE for outcome in outcomes)
         try:
-            written = self._store.write(lambda sql: record(sql, outcomes), full=full)
+            # The jobs that are enqueued meanwhile take it along; who made it does not wait for it.
+            written = self._store.write(lambda sql: record(sql, outcomes), full=full, patient=True)
         except (UnfitValueError, *PLAIN_VALUE_ERRORS):
             written = self._store.write(lambda sql: record_one_by_one(sql, outcomes), full=full)
         if any(outcome.verb is Verb.RELEASE for outcome in outcomes):

@@ -4,7 +4,6 @@ Must not know jobs."""
 from __future__ import annotations
 
 import os
-import re
 import stat
 from contextlib import suppress
 
@@ -12,6 +11,7 @@ import apsw
 
 from ...errors import BackendError
 from ...job import Health
+from ...mounts import mount_of
 from .connection import Sql, sqlite_version
 from .store import Store
 
@@ -124,20 +124,13 @@ def open_to_others(path: str) -> str:
     return ""
 
 
-def on_the_network(path: str, mounts: str = "/proc/mounts") -> str:
+def on_the_network(path: str, mounts: str | None = None) -> str:
     """A note if the store lies on a network file system, where locks and shared memory fail."""
-    kind, longest = "", ""
-    with suppress(OSError), open(mounts, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            _, point, found, *_ = line.split(" ")
-            point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), point)
-            inside = path == point or path.startswith(point.rstrip("/") + "/")
-            if inside and len(point) >= len(longest):
-                kind, longest = found, point
-    if kind in _NETWORK:
+    mount = mount_of(path, mounts)
+    if mount.kind in _NETWORK:
         return (
-            f"the store is on a network file system ({kind} at {longest}); SQLite needs a local disk, "
-            f"use postgresql:// or redis:// for several hosts"
+            f"the store is on a network file system ({mount.kind} at {mount.point}); SQLite needs a "
+            f"local disk, use postgresql:// or redis:// for several hosts"
         )
     return ""
 

@@ -64,6 +64,7 @@ class Store:
         full: bool = False,
         timeout: float = TIMEOUT,
         doubts: bool = False,
+        patient: bool = False,
     ) -> T:
         """Run an operation in a write transaction, with those of other threads (``Writer.submit``).
 
@@ -72,7 +73,7 @@ class Store:
         deadline = machine_time() + timeout
         try:
             result = self.writer.submit(
-                operation, full=full and self.flushes, deadline=deadline, doubts=doubts
+                operation, full=full and self.flushes, deadline=deadline, doubts=doubts, patient=patient
             )
         except CommitUnknown as error:
             if doubts:

@@ -34,6 +34,12 @@ T = TypeVar("T")
 GROUP_LIMIT = 64
 """Operations in one transaction at most: the last one in line shall not wait for hundreds."""
 
+PATIENCE = 0.002
+"""Seconds for which a patient operation waits to be taken along."""
+
+BUSY = 0.01
+"""Seconds after a caller came for which the next one is expected, so that patience pays."""
+
 _LONGEST_WAIT = 3600.0  # what a lock's timeout certainly takes
 
 
@@ -58,14 +64,24 @@ _OPEN, _COMMITTING, _REFUSED = _Stage
 class _Request:
     """One caller's operation and what became of it."""
 
-    __slots__ = ("deadline", "doubts", "error", "full", "operation", "result", "state", "thread", "wake")
+    __slots__ = (
+        *("deadline", "doubts", "error", "full", "operation", "patient", "result", "state", "thread"),
+        "wake",
+    )
 
     def __init__(
-        self, operation: Callable[[Sql], Any] | None, *, full: bool, doubts: bool, deadline: float
+        self,
+        operation: Callable[[Sql], Any] | None,
+        *,
+        full: bool,
+        doubts: bool,
+        deadline: float,
+        patient: bool = False,
     ) -> None:
         self.operation = operation
         self.full = full
         self.doubts = doubts
+        self.patient = patient
         self.deadline = deadline
         self.thread = threading.get_ident()
         self.state = _WAITING
@@ -105,9 +121,16 @@ class Writer:
         self._group: list[_Request] = []
         self._stage = _OPEN
         self._sql: Sql | None = None
+        self._busy_until = 0.0
 
     def submit(
-        self, operation: Callable[[Sql], T], *, full: bool, deadline: float, doubts: bool = False
+        self,
+        operation: Callable[[Sql], T],
+        *,
+        full: bool,
+        deadline: float,
+        doubts: bool = False,
+        patient: bool = False,
     ) -> T:
         """Run ``operation`` inside a write transaction and return its result once that is committed.
 
@@ -117,10 +140,16 @@ class Writer:
         :param full: the commit must survive a power cut.
         :param deadline: on the machine's monotonic clock; one not begun by then is withdrawn.
         :param doubts: rather raise CommitUnknown at the deadline than wait for a commit under way.
+        :param patient: while others write all the time, wait up to :data:`PATIENCE` for one of them to
+            take it along, instead of making a commit, and that other wait for it.
         :raises BackendUnavailableError: reason ``"locked"``: the deadline passed, nothing was done.
         :raises CommitUnknown: whether it is stored cannot be told.
         """
-        request = _Request(operation, full=full, doubts=doubts, deadline=deadline)
+        began = machine_time()
+        if not patient:
+            self._busy_until = began + BUSY
+        patient = patient and began < self._busy_until
+        request = _Request(operation, full=full, doubts=doubts, deadline=deadline, patient=patient)
         try:
             try:
                 self._stand_in_line(request)
@@ -159,7 +188,7 @@ class Writer:
     def _stand_in_line(self, request: _Request) -> None:
         """Return once the request leads or is done; raise at its deadline."""
         with self._mutex:
-            if self._leader is None:
+            if self._leader is None and not request.patient:
                 self._leader = request.thread
                 request.state = _LEADING
                 return
@@ -170,6 +199,8 @@ class Writer:
                     reason="locked",
                 )
             self._waiting.append(request)
+        if request.patient and self._is_served(request):
+            return
         while True:
             left = request.deadline - machine_time()
             if request.wake.acquire(timeout=max(0.0, min(left, _LONGEST_WAIT))):
@@ -186,6 +217,20 @@ class Writer:
             # Woken in this moment, or in a transaction that ends one way or the other.
             request.deadline = machine_time() + _LONGEST_WAIT
 
+    def _is_served(self, request: _Request) -> bool:
+        """Wait to be taken along; whether that happened, or the request leads now itself."""
+        if request.wake.acquire(timeout=PATIENCE):
+            return True
+        with self._mutex:
+            others = [other for other in self._waiting if other is not request]
+            request.patient = False
+            if self._leader is None and len(others) < len(self._waiting):
+                self._waiting = others
+                self._leader = request.thread
+                request.state = _LEADING
+                return True
+        return False
+
     def _leave(self, request: _Request) -> None:
         """Withdraw the request, or end its lead and promote the next. May be called again."""
         if request.state is _DONE:
@@ -198,13 +243,15 @@ class Writer:
                 request.state = _DONE  # also in a group: nobody is there to be answered
                 self._waiting = others
             elif request.state is _LEADING:
-                if not self._waiting:
+                heirs = [other for other in self._waiting if not other.patient]
+                if not heirs:  # the patient ones look after themselves
                     request.state = _DONE
                     self._leader = None
                     return
-                heir = self._waiting[0]
+                heir = heirs[0]
+                others = [other for other in self._waiting if other is not heir]
                 request.state = _DONE
-                del self._waiting[0]
+                self._waiting = others
                 heir.state = _LEADING
                 self._leader = heir.thread
                 heir.wake.release()
