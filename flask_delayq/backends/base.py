@@ -131,8 +131,9 @@ class Backend(ABC):
         dead as soon as its process is gone, where the backend can tell.
 
         Changes: interrupted ones wait again, uncharged. The others get ``rescues + 1`` and wait again
-        with ``run_at`` unchanged; if that exceeds ``max_rescues``, or the job says ``fail_on_crash``,
-        it ends as failed with an error that says so. If its cancel was requested it is cancelled.
+        with ``run_at`` unchanged; if that exceeds ``max_rescues`` it ends as failed with an error that
+        says so. A job that says ``fail_on_crash`` fails in either case: its run was cut off, and it
+        must not be repeated. If its cancel was requested it is cancelled.
         ``attempt`` is never changed, ``owner`` is cleared. Final states are never touched.
         """
 

@@ -839,11 +839,16 @@ class LeaseConformance:
         assert crash(backend, clock, fail_on_crash=True).state is Stored.FAILED
         assert take(backend) == []
 
-    @pytest.mark.parametrize("fail_on_crash", [False, True])
-    def test_an_interrupted_job_waits_again_uncharged(
-        self, backend: Backend, clock: FakeClock, fail_on_crash: bool
+    def test_an_interrupted_job_that_must_not_be_repeated_fails(
+        self, backend: Backend, clock: FakeClock
     ) -> None:
-        end(backend, started(backend, fail_on_crash=fail_on_crash), Verb.INTERRUPT)
+        end(backend, started(backend, fail_on_crash=True), Verb.INTERRUPT)
+        clock.advance(LEASE)
+        assert [(r.rescues, r.state) for r in rescue(backend)] == [(0, Stored.FAILED)]
+        assert take(backend) == []
+
+    def test_an_interrupted_job_waits_again_uncharged(self, backend: Backend, clock: FakeClock) -> None:
+        end(backend, started(backend), Verb.INTERRUPT)
         clock.advance(LEASE)
         assert [(r.rescues, r.state) for r in rescue(backend)] == [(0, Stored.WAITING)]
         claim = take_one(backend)

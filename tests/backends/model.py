@@ -153,7 +153,7 @@ class Model:
         for job in taken:
             job.rescues += not job.interrupted
             used_up = job.rescues > max_rescues or job.new.fail_on_crash
-            if used_up and not job.interrupted and not job.cancel_requested:
+            if used_up and not job.cancel_requested:
                 self.finish(job, FAILED, now)
             else:
                 self.wait(job, now)

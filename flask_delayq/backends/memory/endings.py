@@ -50,12 +50,12 @@ def take_back(store: Store, row: Row, now: float, max_rescues: int) -> Rescue:
     store.halt(row)
     if not row.interrupted:
         row.rescues += 1
-    if row.cancel_requested or row.interrupted:
-        store.wait_or_cancel(row, now)
-    elif row.rescues > max_rescues or new.fail_on_crash:
+    if not row.cancel_requested and (row.rescues > max_rescues or new.fail_on_crash):
         times = "once" if row.rescues == 1 else f"{row.rescues} times"
-        row.error = encode_failure(Failure("Crashed", f"the job crashed the worker {times}"))
+        crashed = f"the job crashed the worker {times}"
+        cut_off = "a stop cut the run off, and the task asks not to be repeated"
+        row.error = encode_failure(Failure("Crashed", cut_off if row.interrupted else crashed))
         store.finish(row, _FAILED, now)
     else:
-        store.wait(row)
+        store.wait_or_cancel(row, now)
     return Rescue(new.id, new.task, new.queue, owner, row.rescues, row.stored)

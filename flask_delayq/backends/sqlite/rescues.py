@@ -42,10 +42,10 @@ def _take_back(sql: Sql, row: Row, now: float, max_rescues: int) -> Rescue:
     job_id, task, queue, owner, rescues, fail_on_crash, interrupted, cancel_requested = row
     if not interrupted:
         rescues += 1
-    crashed = not interrupted and (fail_on_crash or rescues > max_rescues)
+    given_up = fail_on_crash or rescues > max_rescues
     if cancel_requested:
         state = Stored.CANCELLED
-    elif crashed:
+    elif given_up:
         state = Stored.FAILED
     else:
         state = Stored.WAITING
@@ -54,12 +54,14 @@ def _take_back(sql: Sql, row: Row, now: float, max_rescues: int) -> Rescue:
     else:
         sql.run(_END, (int(state), rescues, now, job_id))
     if state is Stored.FAILED:
-        error = encode_failure(_crash(rescues, fail_on_crash))
+        error = encode_failure(_crash(rescues, fail_on_crash, interrupted))
         sql.run("UPDATE body SET error = ? WHERE id = ?", (error, job_id))
     return Rescue(job_id, task, queue, owner, rescues, state)
 
 
-def _crash(rescues: int, fail_on_crash: bool) -> Failure:
+def _crash(rescues: int, fail_on_crash: bool, interrupted: bool) -> Failure:
+    if interrupted:
+        return Failure("Interrupted", "a stop cut the run off, and the task asks not to be repeated")
     if fail_on_crash:
         return Failure(
             "WorkerCrashed", "crashed the worker; the task asks not to be run again after that"
