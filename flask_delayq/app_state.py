@@ -22,6 +22,7 @@ from .config import Mode, Settings
 from .errors import BackendError, SetupError
 from .ids import new_id
 from .job import Health, Outcome
+from .mounts import fleeting
 from .runtime.drain import drain
 from .runtime.executor import Executor
 from .runtime.maintenance import declare_schedules, fire_due
@@ -167,8 +168,19 @@ class AppState:
             self.supervisor.start()
             client.runner = self.supervisor.dispatcher
             client.after_enqueue = None
+            self._tell_if_fleeting()
             self._told = True  # who ran jobs and stopped needs no word on how to run them
             return self.supervisor
+
+    def _tell_if_fleeting(self) -> None:
+        scheme, _, path = self.backend.url.partition(":///")
+        if scheme == "sqlite" and (why := fleeting(path)):
+            _log.info(
+                "the jobs of %s are kept %s; mount a volume at %s, or change DELAYQ_URL",
+                self.name,
+                why,
+                os.path.dirname(path),
+            )
 
     def stop(self, timeout: float | None = None) -> bool:
         """Stop running jobs; see :meth:`Supervisor.stop`. True if every job had ended.

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lower never imports higher. "x.*" stands for every module inside the folder x.
 WORDS, STORAGE, RUNTIME, FLASK, DOOR = range(5)
 LAYERS = {
-    WORDS: "errors clock ids job retry serializer signals config schedule options",
+    WORDS: "errors clock ids job retry serializer signals config schedule options mounts",
     STORAGE: "task arguments client handle running schedules backends backends.*",
     RUNTIME: "runtime runtime.*",
     FLASK: "extension app_state background launch launch.* cli cli.* admin admin.* testing testing.* "

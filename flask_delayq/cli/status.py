@@ -13,6 +13,7 @@ from flask import current_app
 
 from .. import launch, presenting
 from ..errors import ConfigurationError
+from ..mounts import fleeting
 from ..presenting import View, duration
 from .group import app_state, delayq_commands
 from .output import relative, say, say_json, say_table
@@ -152,13 +153,12 @@ def _survival(state: AppState) -> str:
         return "jobs live in this process only and end with it"
     if scheme != "sqlite":
         return "jobs live on a server of their own"
-    path = Path(rest)
-    if path.is_relative_to(current_app.instance_path):
-        return (
-            "the file is in the app's instance folder: it survives a deploy if that folder does "
-            "(in a container, mount a volume there)"
-        )
-    return "the file is outside the app: it survives a deploy if its folder does"
+    inside = Path(rest).is_relative_to(current_app.instance_path)
+    where = "in the app's instance folder" if inside else "outside the app"
+    if why := fleeting(state.backend.url.partition(":///")[2]):
+        return f"the file is {where} and {why}; mount a volume there, or change DELAYQ_URL"
+    hint = " (in a container, mount a volume there)" if inside else ""
+    return f"the file is {where}: it survives a deploy if that folder does{hint}"
 
 
 def _wrong_tasks(state: AppState) -> list[str]:
