@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,7 +127,7 @@ class Site:
         """Each occurrence ran once; a busy machine may have passed over a few on end."""
         beats = sorted(self.beats())
         assert len(beats) == len(set(beats)), f"an occurrence ran twice: {beats}"
-        gaps = [round(later - earlier) for earlier, later in zip(beats, beats[1:], strict=False)]
+        gaps = [round(later - earlier) for earlier, later in pairwise(beats)]
         assert max(gaps, default=1) <= 1 + most_missed, f"occurrences are missing: {beats}"
 
     # --- the store ---------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ class Site:
             ran, row = runs[job_id], rows[job_id]
             assert ran[-1].ended is not None, f"{job_id} is completed, but did not run to its end"
             assert row.attempt == 1, f"{job_id} was charged {row.attempt} attempts"
-            for run, following in zip(ran, ran[1:], strict=False):
+            for run, following in pairwise(ran):
                 assert run.ended is None, f"{job_id} ended well and ran again: {ran}"
                 assert run.pid != following.pid, f"{job_id} ran twice in one process: {ran}"
                 until = (gone or {}).get(run.pid, 0.0)

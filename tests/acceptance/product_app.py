@@ -1,4 +1,4 @@
-"""The whole product in an app: tasks that note what they do, in which process and when; views that enqueue.
+"""The whole product in an app: tasks that note what they do, where and when; views that enqueue.
 
 It must not judge anything: the notes, one line per event in one file, are for the tests.
 """
@@ -121,7 +121,7 @@ def add_views(app: Flask) -> None:
 
 
 def enqueue_and_linger() -> None:
-    """Enqueue in a process that should run nothing, and stay long enough for a launch that should not be."""
+    """Enqueue in a process that should run nothing, and stay long enough to be mistaken."""
     note("enqueued", enqueue_quick())
     threading.Event().wait(LINGER)
 

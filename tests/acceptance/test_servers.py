@@ -281,8 +281,8 @@ CASES: dict[str, Case] = {
     "waitress, factory": serves(
         "-m waitress --listen=127.0.0.1:{port} --call app:make",
         "waitress",
-        source="import product_app\n"
-        "def make():\n    app = product_app.create_app()\n    product_app.note('loaded')\n    return app\n",
+        source="import product_app\ndef make():\n    app = product_app.create_app()\n"
+        "    product_app.note('loaded')\n    return app\n",
     ),
     "uwsgi": serves(UWSGI_CALL + " -p 2 --threads 2", "uWSGI worker", children=2),
     "worker command": worker_command,
