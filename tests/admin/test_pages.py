@@ -22,7 +22,7 @@ from flask_delayq.job import NewJob, ProcessRecord
 from kit import make_app, running
 from waiting import wait_until
 
-CANARY = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"
+CANARY = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{37*37}}"
 SECRET = "hunter2-and-more"
 
 JSON = {"Accept": "application/json"}
@@ -123,7 +123,7 @@ def test_no_stored_text_becomes_part_of_a_page(client: FlaskClient, poisoned: li
     for path in (*PAGES, "/produce?task=works", *(f"/jobs/{job_id}" for job_id in poisoned)):
         found = page(client, path)
         assert found.active == [], path
-        assert "49" not in found.text or "{{7*7}}" in found.text
+        assert "1369" not in found.text or "{{37*37}}" in found.text
         seen += "<script>alert(1)</script>" in found.text
         data(client, path)
     assert seen >= 8  # it is shown, as text
