@@ -131,6 +131,9 @@ class Dispatcher:
             self._pool.put(item)
         if places > len(items):
             self._pool.give_back(places - len(items))
+        if not self.open:
+            # A stop came between the claim and here, so what it withdrew were not these.
+            self.release(self._claims.withdraw(float("inf")))
 
     def _return_unstarted(self) -> None:
         """No job waits in memory behind a neighbour's long one: others may be free to run it."""

@@ -19,6 +19,7 @@ import pytest
 
 from acceptance.product import APP, Case, Site, enqueue, side_by_side, when_gone, words
 from flask_delayq import DelayQ
+from flask_delayq.testing.faults import Fault, install
 from kit import make_app
 from servers import APPS, Program, program, server
 from waiting import wait_until
@@ -290,6 +291,35 @@ def test_what_still_runs_at_the_deadline_is_run_by_nobody_else(
     assert (record.attempt, record.rescues, record.claim_no) == (1, 0, 1)
     assert one.ran == ["long"]
     assert other.ran == [str(n) for n in range(5)] + ["beside"] * 3
+
+
+def test_what_was_being_claimed_when_the_stop_came_is_given_back_at_once(tmp_path: Path) -> None:
+    one = Runtime(tmp_path / "store", workers=2)
+    stopping = threading.Thread(target=one.delayq.stop, args=(20,))
+
+    def stop() -> None:
+        stopping.start()
+        wait_until(lambda: not one.delayq.state.supervisor.dispatcher.open, 5, "the stop has begun")
+
+    faulty = install(one.delayq)
+    try:
+        one.held.enqueue("long")
+        one.delayq.start()
+        assert one.begun.wait(10)
+        faulty.faults.append(Fault("claim", faulty.calls["claim"] + 1, when="after", action=stop))
+        other = Runtime(tmp_path / "store")  # what it enqueues is found by a claim
+        jobs = [other.noted.enqueue("claimed") for _ in range(3)]
+        wait_until(lambda: stopping.ident, 10, "a claim was made")
+        wait_until(lambda: other.delayq.counts()["ready"] == 3, 2, "what it took waits again")
+        assert one.ran == ["long"]
+        other.delayq.start()
+        assert all(job.wait(10) for job in jobs)
+        assert {other.delayq.get(job.id).record.rescues for job in jobs} == {0}
+    finally:
+        one.gate.set()
+        stopping.join()
+        other.close()
+        one.close()
 
 
 def test_fifty_stops_at_once_are_one(runtimes: tuple[Runtime, Runtime]) -> None:
