@@ -199,9 +199,10 @@ class Backend(ABC):
         process can enqueue."""
         return None
 
-    def maintain(self) -> None:  # noqa: B027 - an engine without upkeep has nothing to do
-        """The engine's own upkeep (checkpoints and the like); called about once a second, must not
-        hold a writer up."""
+    def maintain(self) -> bool:
+        """The engine's own upkeep (checkpoints and the like), about once a second; must not hold a
+        writer up. True if it should be called again soon, because much is being written."""
+        return False
 
     @abstractmethod
     def health(self) -> Health:

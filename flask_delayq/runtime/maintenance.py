@@ -22,11 +22,17 @@ _log = logging.getLogger(__name__)
 EVERY = 1.0
 """Seconds between two turns."""
 
+SOON = 0.1
+"""Seconds until the next turn while the backend wants its upkeep often."""
+
 ANNOUNCE_EVERY = 10.0
 """Seconds between two refreshes of the process record."""
 
 PRUNE_EVERY = 60.0
 """Seconds between two rounds of pruning."""
+
+CLOCK_WAS_WRONG = 3 * 3600.0
+"""Seconds by which a schedule is too far ahead for a small correction of the clock."""
 
 PRUNE_BATCH = 200
 """Jobs deleted in one step, so that no caller waits long behind it."""
@@ -70,6 +76,7 @@ class Maintenance:
             self._announce_at = mono + ANNOUNCE_EVERY
         if not self._ready:
             declare_schedules(self._backend, self._registry, now)
+            set_schedules_right(self._backend, now)
             self._prune_at = mono + PRUNE_EVERY
             self._on_ready()
             self._ready = True  # only now: if any of this failed, the next turn tries again
@@ -77,9 +84,10 @@ class Maintenance:
         fired = fire_due(self._backend, self._registry, now, self._sender)
         if fired:
             self._on_waiting()
-        self._backend.maintain()
-        pruned_all = self._prune(now, mono)
-        return self._pause(now) if pruned_all else 0.02
+        hurries = self._backend.maintain()
+        if not self._prune(now, mono):
+            return 0.02
+        return min(self._pause(now), SOON) if hurries else self._pause(now)
 
     def _pause(self, now: float) -> float:
         if not isinstance(self._backend, Schedulable):
@@ -125,6 +133,7 @@ class Maintenance:
         )
         if deleted >= PRUNE_BATCH:
             return False
+        set_schedules_right(self._backend, now)
         self._prune_at = mono + PRUNE_EVERY
         return True
 
@@ -160,6 +169,25 @@ def declare_schedules(backend: Backend, registry: TaskRegistry, now: float) -> N
         known = registry.find(schedule.name)
         if known is not None and (known.declared.rule is None or known.name != schedule.name):
             backend.remove_schedule(schedule.name)
+
+
+def set_schedules_right(backend: Backend, now: float) -> None:
+    """Take schedules back to the present that a clock years ahead has sent into the future.
+
+    Only those further ahead than :data:`CLOCK_WAS_WRONG`: after a smaller step back the occurrences up
+    to the old present have run, and time catches up with them (the rule of Vixie cron).
+    """
+    if not isinstance(backend, Schedulable):
+        return
+    for schedule in backend.schedules():
+        try:
+            due = decode_rule(schedule.rule).next_after(now)
+        except (msgspec.MsgspecError, ValueError):
+            continue
+        # Moved on without a job: of several processes that see it, one does it.
+        if schedule.next_due - due > CLOCK_WAS_WRONG and not schedule.paused:
+            backend.fire(schedule, None, next_due=due)
+            _log.warning("schedule %r lay too far ahead; was the clock wrong?", schedule.name)
 
 
 def fire_due(backend: Backend, registry: TaskRegistry, now: float, sender: object) -> int:

@@ -252,8 +252,8 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
     def open_doorbell(self, owner: str) -> Doorbell | None:
         return self._bells.open(owner)
 
-    def maintain(self) -> None:
-        self._care.maintain()
+    def maintain(self) -> bool:
+        return self._care.maintain()
 
     def health(self) -> Health:
         return self._care.health()

@@ -41,17 +41,18 @@ class Care:
         self._store = store
         self._seen = (0, 0)
 
-    def maintain(self) -> None:
-        """Copy the WAL into the store when it is long or nobody has written since the last call."""
-        if not self._store.is_open:
-            return
-        self._store.read(self._checkpoint, snapshot=False)
+    def maintain(self) -> bool:
+        """Copy the WAL into the store when it is long or nobody has written since the last call; True if
+        it may be long again soon."""
+        return self._store.is_open and self._store.read(self._checkpoint, snapshot=False)
 
-    def _checkpoint(self, sql: Sql) -> None:
-        with suppress(apsw.BusyError):  # another process is at it, or reads
-            self._copy_and_cut(sql)
+    def _checkpoint(self, sql: Sql) -> bool:
+        try:
+            return self._copy_and_cut(sql)
+        except apsw.BusyError:  # another process is at it, or reads
+            return False
 
-    def _copy_and_cut(self, sql: Sql) -> None:
+    def _copy_and_cut(self, sql: Sql) -> bool:
         # In nobody's way: what cannot be locked at once is left for the next call.
         sql.deadline = 0.0
         sql.value("PRAGMA data_version")  # the connection notices what others wrote
@@ -59,6 +60,7 @@ class Care:
         idle, self._seen = frames == self._seen, frames
         in_wal, copied = frames
         page = 4096
+        hurries = not idle and in_wal * page > PASSIVE_BYTES // 4
         if in_wal > copied and (idle or (in_wal - copied) * page > PASSIVE_BYTES):
             in_wal, copied = self._seen = sql.connection.wal_checkpoint()
             if not idle:
@@ -66,6 +68,7 @@ class Care:
         if idle and in_wal == copied and file_size(self._store.file.path + "-wal") > TRUNCATE_BYTES:
             # Takes the write lock, without waiting for it; with a reader in the way it gives up.
             sql.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        return hurries
 
     def _copy_the_rest(self, sql: Sql) -> None:
         """Copy what was written during the copying, while no thread of this process writes.
@@ -115,7 +118,9 @@ def _begin(sql: Sql) -> None:
 
 
 def _write_something(sql: Sql) -> None:
-    sql.run("INSERT OR REPLACE INTO meta VALUES ('probe', hex(randomblob(8)))")
+    # As much as jobs need: where there is hardly any room, a few bytes would still find some.
+    sql.run("INSERT OR REPLACE INTO meta VALUES ('probe', hex(randomblob(8192)))")
+    sql.run("DELETE FROM meta WHERE name = 'probe'")
 
 
 def file_size(path: str) -> int:
