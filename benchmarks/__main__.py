@@ -36,7 +36,7 @@ PAIRS = (
     Pair(
         "sqlite FULL, 1 producer / SqliteHuey", "delayq_sqlite_full", "huey_sqlite_full", 3000, 1500, 2.0
     ),
-    Pair("sqlite FULL, 1 producer / bare apsw", "delayq_sqlite_full", "apsw_commits", 3000, 3000, 0.6),
+    Pair("sqlite FULL, 1 producer / bare apsw", "delayq_sqlite_full", "apsw_commits", 8000, 8000, 0.6),
     Pair(
         "sqlite FULL, 8 producers / SqliteHuey",
         "delayq_sqlite_full_8",
@@ -49,7 +49,7 @@ PAIRS = (
         "sqlite NORMAL, 1 producer / SqliteHuey fsync off",
         "delayq_sqlite_normal",
         "huey_sqlite_nosync",
-        5000,
+        8000,
         3000,
         1.0,
     ),
