@@ -16,7 +16,7 @@ LONGEST_PAUSE = 5.0
 """Seconds at most between two tries of a turn that fails."""
 
 REMIND_EVERY = 60.0
-"""Seconds between two log lines about a turn that goes on failing the same way."""
+"""Seconds between two log lines about turns that fail the same way, whether or not some end well."""
 
 
 class Loop:
@@ -39,7 +39,9 @@ class Loop:
         self._woken = False
         self._stopping = False
         self._failures = 0
-        self._reminded_at = float("-inf")
+        self._told = ""
+        self._told_at = float("-inf")
+        self._recovery_is_news = False
 
     def wake(self) -> None:
         """Let the next turn begin now."""
@@ -73,19 +75,22 @@ class Loop:
             return self._failed(error)
         self.turned_at = self._clock.monotonic()
         if self._failures:
-            _log.warning("%s works again after %d failed turns", self.name, self._failures)
+            if self._recovery_is_news:
+                _log.warning("%s works again after %d failed turns", self.name, self._failures)
+                self._recovery_is_news = False
             self._failures = 0
             self.failing = None
         return pause
 
     def _failed(self, error: Exception) -> float:
         self._failures += 1
-        reason = f"{type(error).__name__}: {error}"
+        self.failing = f"{type(error).__name__}: {error}"
+        # The words of one trouble vary; and on a full disk some turns end well and others do not.
+        kind = f"{type(error).__name__}: {getattr(error, 'reason', error)}"
         now = self._clock.monotonic()
-        if reason != self.failing or now - self._reminded_at >= REMIND_EVERY:
-            self._reminded_at = now
+        if kind != self._told or now - self._told_at >= REMIND_EVERY:
+            self._told, self._told_at, self._recovery_is_news = kind, now, True
             # A store that is away is a state of the world; anything else is our own mistake.
             ours = not isinstance(error, BackendError)
-            _log.error("%s failed: %s", self.name, reason, exc_info=error if ours else None)
-        self.failing = reason
+            _log.error("%s failed: %s", self.name, self.failing, exc_info=error if ours else None)
         return float(min(LONGEST_PAUSE, 0.05 * 2 ** min(self._failures, 10)))
