@@ -123,9 +123,8 @@ def die(notes: Notes, how: str) -> None:
 
 
 def live(spec: dict[str, Any]) -> None:
-    """Run jobs (``run``) and produce some (``produce``: threads, each, pause, plain) until SIGTERM."""
-    # Before there are threads: they inherit it, so that only this one hears the signal.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    """Run jobs (``run``) and produce some (``produce``: threads, each, pause, plain) until SIGTERM,
+    which is blocked already, in this thread and thus in all that it starts."""
     app = create_app(spec)
     delayq, notes = app.extensions["chaos"]
     try:

@@ -171,6 +171,8 @@ class Children:
 
 
 def main() -> None:
+    # A child inherits it, so that no signal is lost before it waits for one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     children = Children()
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
