@@ -176,10 +176,10 @@ class AppState:
         scheme, _, path = self.backend.url.partition(":///")
         if scheme == "sqlite" and (why := fleeting(path)):
             _log.info(
-                "the jobs of %s are kept %s; mount a volume at %s, or change DELAYQ_URL",
+                "the store of %s (%s) is %s; mount a volume there, or change DELAYQ_URL",
                 self.name,
+                path,
                 why,
-                os.path.dirname(path),
             )
 
     def stop(self, timeout: float | None = None) -> bool:
