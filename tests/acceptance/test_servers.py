@@ -299,9 +299,9 @@ CASES: dict[str, Case] = {
 def unable(name: str) -> str | None:
     """Why a case cannot be tried on this machine."""
     if name.startswith("uwsgi") and UWSGI is None:
-        return "uWSGI is not installed here; it is compiled from source"
+        return "needs uWSGI, which is compiled from source"
     if "gevent" in name and find_spec("gevent") is None:
-        return "gevent is not installed here"
+        return "needs gevent"
     return None
 
 
