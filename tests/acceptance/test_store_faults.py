@@ -50,6 +50,8 @@ class Ordeal:
         self.app, self.delayq = make_app(url=url, lease=LEASE, workers=2, retention_count=None)
         self._register(self.delayq)
         self.faulty = install(self.delayq, fault)
+        if fault.when == "after":  # a doorbell is an object of this process, not an answer of a store
+            self.faulty.open_doorbell = self.faulty.inner.open_doorbell
 
     def _register(self, delayq: DelayQ) -> None:
         lock = threading.Lock()
@@ -131,11 +133,6 @@ def test_a_failed_call_costs_no_job(tmp_path: Path, figure: Figure, when: str) -
     figure(f"{len(calls)} of the first 200 calls failed {when} they were done, one in each run")
 
 
-# A doorbell that was opened, and nobody was told of it, is closed by the garbage collector.
-unheard = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:Warning")
-
-
-@unheard
 @pytest.mark.stress
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -143,7 +140,6 @@ def test_every_failed_call_costs_no_job(tmp_path: Path, when: str) -> None:
     endure(tmp_path, [f"{when}:*:{nth}" for nth in range(1, 201)])
 
 
-@unheard
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_failed_first_call_of_each_verb_costs_no_job(tmp_path: Path, when: str) -> None:
     rare = ("announce", "open_doorbell", "put_schedule", "schedules", "next_occurrence", "fire")

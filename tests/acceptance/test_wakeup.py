@@ -168,7 +168,7 @@ def test_idle_processes_sleep(children: Nursery, figure: Figure) -> None:
 LAUNCH = "delayq-launch"
 """It waits to see this process serve, which these never do: no part of a process that does."""
 
-WATCHED = 5.0
+WATCHED = 4.0
 """Seconds."""
 
 
