@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
+from . import launch
 from .backends import open_backend
 from .backends.base import Backend
 from .background import ContextExecutor
@@ -152,6 +153,7 @@ class AppState:
         with self._lock:
             if self.supervisor is not None and self.supervisor.is_running:
                 return self.supervisor
+            launch.disarm(self)  # it need not be watched for any more
             app = self.app
             client = self.client
             self.supervisor = Supervisor(
@@ -163,6 +165,7 @@ class AppState:
                 app,
                 client.announce_end,
                 role,
+                self._ended,
             )
             _drain_at_exit()
             self.supervisor.start()
@@ -193,12 +196,15 @@ class AppState:
                 return True
             self.client.runner = None
             self.client.after_enqueue = self._after_enqueue
-        finished = supervisor.stop(self.drain_timeout if timeout is None else timeout)
+        return supervisor.stop(self.drain_timeout if timeout is None else timeout)
+
+    def _ended(self) -> None:
+        """A runtime has come to its end, at a stop or when its last job ended long after."""
         with self._lock:
-            if finished and self.supervisor is supervisor:
-                self.supervisor = None
-                self.backend.close()
-        return finished
+            if self.supervisor is not None and self.supervisor.is_running:
+                return  # another one was started meanwhile
+            self.supervisor = None
+        self.backend.close()
 
     def drain(self, limit: int | None = None) -> list[Outcome]:
         """Run everything that is due in this thread; see :func:`~flask_delayq.runtime.drain.drain`.

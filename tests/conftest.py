@@ -6,6 +6,7 @@ Must not know any feature of the package: fixtures for those live beside their t
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -36,6 +37,15 @@ def leak_detector(request: pytest.FixtureRequest) -> Generator[None, None, None]
     # The traceback of a failed test keeps its frames alive, and with them what they hold open.
     if request.node.stash.get(passed, False) and (findings := watch.findings()):
         pytest.fail("the test left behind:\n  " + "\n  ".join(findings), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def undecided() -> Generator[None, None, None]:
+    """Forget that this process was seen to serve: it must not start jobs in the next test."""
+    yield
+    launch = sys.modules.get("flask_delayq.launch")
+    if launch is not None:
+        launch._process.proof = None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,7 +13,7 @@ from .proofs import frames_are_safe, reason_against_threads, stacks
 if TYPE_CHECKING:
     from flask import Flask
 
-__all__ = ["Launchable", "arm", "describe", "frames_are_safe", "serving", "stacks"]
+__all__ = ["Launchable", "arm", "describe", "disarm", "frames_are_safe", "serving", "stacks"]
 
 _process = Process()
 _is_hooked = False
@@ -30,6 +30,11 @@ def arm(state: Launchable, app: Flask) -> None:
     """
     _hook_forks()
     _process.arm(state, app)
+
+
+def disarm(state: Launchable) -> None:
+    """Undo :func:`arm`: the runtime was started by other means, so nothing waits for a proof."""
+    _process.disarm(state)
 
 
 def serving() -> str | None:

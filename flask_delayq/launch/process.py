@@ -95,6 +95,11 @@ class Process:
         request_started.connect(self._on_request, app)
         self.watch()
 
+    def disarm(self, state: Launchable) -> None:
+        """Start `state` no more: somebody else has. The watcher ends when no other is left."""
+        with self._lock:
+            self._armed = tuple(armed for armed in self._living() if armed.state() is not state)
+
     def look(self) -> str | None:
         """The proof that this process serves, found before or now; records nothing."""
         if self.proof is None and not self.is_child_of_server:

@@ -45,6 +45,7 @@ class Supervisor:
     :param sender: the sender of signals.
     :param on_recorded: called with the ids of jobs whose outcome was written.
     :param role: how this process came to run jobs, for its record.
+    :param on_end: called when everything has ended, in whichever thread that happens.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Supervisor:
         sender: object,
         on_recorded: Callable[[Iterable[str]], None],
         role: str,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.owner = secrets.token_hex(8)
         self.role = role
@@ -68,9 +70,8 @@ class Supervisor:
         self.claims = HeldClaims()
         self._executor = Executor(registry, backend, settings, clock, scope, sender)
         self._on_recorded = on_recorded
-        self.pool: WorkerPool[Item] = WorkerPool(
-            settings.workers, self._work, lambda: self._dispatching.wake(), "delayq"
-        )
+        self._on_end = on_end
+        self.pool: WorkerPool[Item] = WorkerPool(settings.workers, self._work, self._wake, "delayq")
         self.recorder = Recorder(
             backend, clock, self.claims, self._recorded, lambda: self._recording.wake()
         )
@@ -82,7 +83,7 @@ class Supervisor:
             self.claims,
             self.pool,
             self.recorder,
-            lambda: self._dispatching.wake(),
+            self._wake,
         )
         self._maintenance = Maintenance(
             backend,
@@ -106,6 +107,9 @@ class Supervisor:
         self._state = "new"  # -> "running" -> "stopping" -> "stopped"
         self._retired = False
         self._done = threading.Event()
+
+    def _wake(self) -> None:
+        self._dispatching.wake()
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -195,6 +199,7 @@ class Supervisor:
             self._backend.withdraw(self.owner)
         except BackendError as error:
             _log.warning("the record of this process could not be removed: %s", error)
+        self._on_end()
 
     def _join(self, *names: str, until: float) -> None:
         for name in names:

@@ -71,6 +71,8 @@ class FaultyBackend(Backend, Inspectable, Schedulable):
         result = getattr(self.inner, verb)(*args, **kwargs)
         for fault in struck:
             if fault.when == "after":
+                if hasattr(result, "close"):
+                    result.close()  # a doorbell that the caller will never get
                 fault.action()
         return result
 

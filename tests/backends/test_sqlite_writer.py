@@ -317,6 +317,7 @@ def throw_into(thread):
 
 def test_a_patient_operation_rides_with_the_next_one(bench, monkeypatch):
     monkeypatch.setattr(writer_module, "PATIENCE", 10.0)
+    monkeypatch.setattr(writer_module, "BUSY", 60.0)
     commits = []
     bench.confirm = lambda: commits.append(bench.stored())
     bench.insert(1)

@@ -141,13 +141,13 @@ def test_a_task_steers_itself(delayq: DelayQ) -> None:
 
 
 def test_a_waiting_job_is_cancelled_at_once(delayq: DelayQ) -> None:
-    ran: list[int] = []
-    task = delayq.task(name="t")(lambda: ran.append(1))
-    job = task.enqueue_in(0.2)
+    ran: list[str] = []
+    task = delayq.task(name="t")(lambda name: ran.append(name))
+    job = task.enqueue_in(2, "cancelled")
     assert job.cancel() is True
     assert job.state is JobState.CANCELLED
-    task.enqueue_in(0.3).wait(5)
-    assert ran == [1]
+    task.options(id="after").enqueue_at(job.run_at, "after").wait(10)
+    assert ran == ["after"]
 
 
 def test_a_running_job_is_asked_to_stop(delayq: DelayQ) -> None:
