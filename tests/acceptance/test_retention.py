@@ -137,13 +137,16 @@ def test_an_id_may_be_used_again_once_its_job_is_pruned(make: Callable[..., Dela
 
 def test_a_process_that_runs_jobs_prunes_by_itself(make: Callable[..., DelayQ]) -> None:
     clock = FakeClock()
-    delayq = make(clock, retention=DAY)
-    ids = finish(delayq, *["good"] * 5)
+    delayq = make(clock, retention=DAY, retention_failed=10 * DAY)
+    ids = finish(delayq, *["good"] * 5, "bad")
     clock.advance(DAY + 1)
     delayq.start()
     wait_until(lambda: delayq.state.backend.processes(), 10, "the runtime has begun its turns")
     clock.advance(61)  # the first round comes after a minute
-    wait_until(lambda: kept(delayq, ids) == [False] * 5, 10, "the old jobs are gone")
+    wait_until(lambda: not any(kept(delayq, ids[:5])), 10, "the old jobs are gone")
+    assert kept(delayq, ids[5:]) == [True]
+    clock.advance(9 * DAY)
+    wait_until(lambda: not any(kept(delayq, ids)), 10, "the old failed one is gone as well")
 
 
 ROWS = 20_000

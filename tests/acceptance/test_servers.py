@@ -101,13 +101,16 @@ def check_processes(site: Site, running: Program, role: str, children: int) -> N
 
 def all_workers_run_jobs(site: Site, running: Program) -> None:
     """Jobs that take a while are spread over the workers, though one request enqueued them."""
-    jobs = enqueue(running, "slow", 0.2, count=40)
-    site.ran(jobs, 30)
-    site.check_runs(jobs)
     with site.open() as delayq:
         serving = {one.pid for one in delayq.state.backend.processes() if one.alive}
-    runs = site.runs()
-    assert {run.pid for job in jobs for run in runs[job]} == serving
+
+    def have_run() -> bool:
+        jobs = enqueue(running, "slow", 0.2, count=40)
+        site.ran(jobs, 30)
+        site.check_runs(jobs)
+        return {run.pid for ran in site.runs().values() for run in ran} == serving
+
+    wait_until(have_run, 10, f"each of {serving} has run jobs")
 
 
 def hang_up_under_load(site: Site, running: Program) -> None:
