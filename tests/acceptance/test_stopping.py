@@ -181,11 +181,11 @@ def exits(times: int) -> Case:
         with program(command, folder=folder, env=site.env) as running:
             assert running.wait(20 + times) == 0, running.output()
             assert running.output() == ""
-        reaped = {int(event.words[0]): event for event in site.notes("reaped")}
-        assert len(reaped) == times
-        assert {event.words[1] for event in reaped.values()} == {"0"}
-        ended = [reaped[event.pid].at - event.at for event in site.notes("exits")]
-        assert max(ended) <= 5 + SLACK
+        reaped = site.notes("reaped")
+        assert [event.words[1] for event in reaped] == ["0"] * times
+        for end in site.notes("exits"):  # a pid may come back
+            gone = [e.at for e in reaped if int(e.words[0]) == end.pid and e.at > end.at]
+            assert min(gone) - end.at <= 5 + SLACK
         stored = [event.words[0] for event in site.notes("ack")]
         with program(words(WORKER), folder=folder, env=site.env):
             site.completed(stored)
@@ -196,7 +196,19 @@ def exits(times: int) -> Case:
     return case
 
 
+def starts_too_late(folder: Path) -> None:
+    """As a server does that is stopped in the moment in which it is seen to serve."""
+    late = "import atexit\natexit.register(app.extensions['delayq'].start)\n"
+    site = Site(folder, APP + late)
+    (job,) = site.leave("quick")
+    with program(words("app.py"), folder=folder, env=site.env) as running:
+        assert running.wait(20) == 0
+        assert running.output() == ""
+    assert site.rows()[job].claim_no == 0
+
+
 CASES: dict[str, Case] = {
+    "a start at the end": starts_too_late,
     "worker, SIGTERM": stops(WORKER, SIGTERM, status=1),
     "worker, SIGINT": stops(WORKER, SIGINT, status=1),
     "gunicorn, SIGTERM": stops(GUNICORN, SIGTERM, status=0),
