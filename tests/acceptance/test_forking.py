@@ -15,6 +15,8 @@ import pytest
 from acceptance.product import Case, Site, enqueue, side_by_side, words
 from servers import APPS, Program, program, server
 
+pytestmark = pytest.mark.timeout(300)  # the first test of the module waits for all its cases
+
 AT_ONCE = 3
 
 WORKER = "-m flask delayq worker"

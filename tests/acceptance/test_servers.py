@@ -18,6 +18,8 @@ from acceptance.product import APP, UWSGI, Case, Site, enqueue, health, side_by_
 from servers import Program, program, server
 from waiting import wait_until
 
+pytestmark = pytest.mark.timeout(300)  # the first test of the module waits for all its cases
+
 AT_ONCE = 4
 
 PROMPT = 2.0

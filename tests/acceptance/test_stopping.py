@@ -24,6 +24,8 @@ from kit import make_app
 from servers import APPS, Program, program, server
 from waiting import wait_until
 
+pytestmark = pytest.mark.timeout(300)  # the first test of the module waits for all its cases
+
 AT_ONCE = 4
 
 DRAIN = 1.5

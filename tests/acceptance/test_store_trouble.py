@@ -27,6 +27,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from acceptance.product import Site, words
+from flask_delayq import mounts
 from flask_delayq.backends import open_backend
 from flask_delayq.clock import Clock
 from flask_delayq.errors import BackendError, BackendUnavailableError, StoreCorruptError
@@ -338,6 +339,31 @@ def test_a_store_replaced_by_a_backup_is_used_and_its_jobs_run(
     assert product.delayq.join(10)
     assert product.ran == [0, 1000, 1]
     assert len(told(caplog)) <= 12, told(caplog)
+
+
+# --- a file that will not last ---------------------------------------------------------------------
+
+
+def test_a_store_in_a_containers_own_files_is_told_at_the_start_and_by_check(
+    make: Callable[..., Product],
+    store: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = tmp_path / "mounts"
+    table.write_text("overlay / overlay rw 0 0\n")
+    monkeypatch.setattr(mounts, "TABLE", str(table))
+    product = make()
+    with caplog.at_level(logging.INFO, "flask_delayq"):
+        product.delayq.start()
+        product.delayq.start()
+    (line,) = [text for text in caplog.messages if "container" in text]
+    assert str(store) in line
+    assert "mount a volume" in line
+    checked = product.app.test_cli_runner().invoke(args=["delayq", "check"])
+    assert checked.exit_code == 0
+    assert "lost when a deploy replaces the container; mount a volume" in checked.output
 
 
 # --- damage ------------------------------------------------------------------------------------------
