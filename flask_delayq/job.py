@@ -170,6 +170,8 @@ class ClaimFor(Struct, frozen=True, gc=False):
     owner: str
     lease: float
     slots: int
+    asked_at: float = 0.0
+    """When it was asked for, for whoever asked; of no interest to a backend."""
 
 
 class Renewal(Struct, frozen=True):

@@ -20,25 +20,38 @@ class HeldClaims:
     def __init__(self) -> None:
         self._held: dict[tuple[str, int], Claim] = {}
         # Insertion order: the oldest is first.
-        self._unstarted: dict[tuple[str, int], tuple[Claim, float]] = {}
+        self._unstarted: dict[tuple[str, int], tuple[Claim, float, float]] = {}
         self.running: dict[int, RunningJob] = {}
         """Runs under way, by the thread's ident."""
 
-    def add(self, claim: Claim, since: float) -> None:
-        """Hold a claim that has not begun; ``since`` is a monotonic moment."""
+    def add(self, claim: Claim, since: float, asked_at: float | None = None) -> None:
+        """Hold a claim that has not begun.
+
+        :param since: now, a monotonic moment.
+        :param asked_at: when the store was asked for it: its lease began no sooner; ``since`` if
+            ``None``.
+        """
         key = (claim.id, claim.claim_no)
         self._held[key] = claim
-        self._unstarted[key] = (claim, since)
+        self._unstarted[key] = (claim, since, since if asked_at is None else asked_at)
 
-    def begin(self, claim: Claim) -> bool:
-        """Take an unstarted claim to run it; False if it was withdrawn meanwhile."""
-        return self._unstarted.pop((claim.id, claim.claim_no), None) is not None
+    def begin(self, claim: Claim, asked_after: float = float("-inf")) -> bool:
+        """Take an unstarted claim to run it; False if it was withdrawn meanwhile.
+
+        Also False, and it stays to be withdrawn, if it was asked for before ``asked_after``: it may
+        have been taken from us while this process, or the thread that asked, stood still.
+        """
+        key = (claim.id, claim.claim_no)
+        found = self._unstarted.get(key)
+        if found is None or found[2] < asked_after:
+            return False
+        return self._unstarted.pop(key, None) is not None
 
     def withdraw(self, before: float) -> list[Claim]:
         """Take back the claims that have waited since ``before`` (monotonic) or longer. They are still
         held until they are recorded as released."""
         withdrawn: list[Claim] = []
-        for claim, since in list(self._unstarted.values()):
+        for claim, since, _ in list(self._unstarted.values()):
             if since > before:
                 break
             if self.begin(claim):
@@ -55,7 +68,7 @@ class HeldClaims:
 
     def oldest_unstarted(self) -> float | None:
         """Since when (monotonic) the first unstarted claim waits."""
-        for _, since in list(self._unstarted.values())[:1]:
+        for _, since, _ in list(self._unstarted.values())[:1]:
             return since
         return None
 

@@ -62,7 +62,6 @@ class Dispatcher:
         self._lease = settings.lease
         self._horizon = settings.horizon
         self._strict = settings.strict_priority
-        self._one = ClaimFor(owner, settings.lease, 1)
         self.open = False
         """Whether claims may be made; set once the process is announced, cleared when it stops."""
         self._wheel = TimingWheel(clock.now())
@@ -105,6 +104,7 @@ class Dispatcher:
                 pool.hungry = True
                 break
             claims: list[Claim] = []
+            asked_at = self._clock.monotonic()
             try:
                 claims = self._backend.claim(
                     self._queues,
@@ -115,7 +115,7 @@ class Dispatcher:
                     strict=self._strict,
                 )
             finally:
-                self._give(places, [(claim, None) for claim in claims])
+                self._give(places, [(claim, None) for claim in claims], asked_at)
             pool.hungry = len(claims) == places
             if not pool.hungry:
                 break
@@ -124,10 +124,10 @@ class Dispatcher:
             self._seen_due = self._backend.next_due(self._queues)
             self._look_at = self._clock.monotonic() + SAFETY
 
-    def _give(self, places: int, items: Sequence[Item]) -> None:
+    def _give(self, places: int, items: Sequence[Item], asked_at: float) -> None:
         since = self._clock.monotonic()
         for item in items:
-            self._claims.add(item[0], since)
+            self._claims.add(item[0], since, asked_at)
             self._pool.put(item)
         if places > len(items):
             self._pool.give_back(places - len(items))
@@ -191,14 +191,14 @@ class Dispatcher:
         if not self.open or self._pool.hungry or self._recorder.is_full:
             return None
         places = self._pool.reserve(jobs)
-        if places == 1:
-            return self._one
-        return ClaimFor(self._owner, self._lease, places) if places else None
+        if not places:
+            return None
+        return ClaimFor(self._owner, self._lease, places, self._clock.monotonic())
 
     def hand_over(self, reserved: ClaimFor, claims: Sequence[Item]) -> None:
         """Run what was claimed while it was enqueued; unused places are free again."""
         if self.open or not claims:
-            self._give(reserved.slots, claims)
+            self._give(reserved.slots, claims, reserved.asked_at)
             return
         # It was closed while these were being stored, so nobody may be left to run or release them.
         self._pool.give_back(reserved.slots)

@@ -243,10 +243,11 @@ class Supervisor:
 
     def _work(self, item: Item) -> None:
         claim, values = item
-        if not self.claims.begin(claim):
-            return  # withdrawn meanwhile; its place is free already
-        ident = threading.get_ident()
         began = self._clock.monotonic()
+        # An older one may have been taken for an orphan at a renewal, and be somebody else's by now.
+        if not self.claims.begin(claim, began - self.settings.lease / 6):
+            return  # withdrawn, or to be withdrawn; its place is freed there
+        ident = threading.get_ident()
         run = self._executor.start(claim)
         self.claims.running[ident] = run
         if claim.claim_no == 1:  # a later claim is late for reasons of the job's own

@@ -165,10 +165,10 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
         return written
 
     def renew(self, owner: str, held: Collection[Claim], *, lease: float) -> Renewal:
+        # Before the wait for the write lock: what is claimed meanwhile is not in `held`, and young.
+        clock = self._clock.monotonic()
         return self._store.write(
-            lambda sql: claims.renew(
-                sql, owner, held, clock=self._clock.monotonic(), lease=lease, now=self._clock.now()
-            )
+            lambda sql: claims.renew(sql, owner, held, clock=clock, lease=lease, now=self._clock.now())
         )
 
     def rescue(self, *, now: float, max_rescues: int, limit: int = 100) -> list[Rescue]:
