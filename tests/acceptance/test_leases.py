@@ -79,6 +79,45 @@ def test_a_late_finisher_changes_nothing(children: Nursery, first: str) -> None:
     assert [run.process for run in account.runs[later]] == ["stalled"]
 
 
+def test_a_process_that_slept_begins_nothing_that_was_taken_from_it(children: Nursery) -> None:
+    """It had claimed more than it had begun: what others have run meanwhile does not run again."""
+    folder = children.folder
+    with producing(folder) as delayq, opened(folder) as backend:
+        start(children, "stalled")
+        for _ in range(4):  # short jobs before, so that it prefetches
+            delayq.tasks.get("work").enqueue_many([(0.002,)] * 500)
+        wait_until(lambda: len(Account(folder).runs) > 300, 20, "it is well under way")
+        wait_until(lambda: stopped_between_writes(children, "stalled"), 10, "it stands still")
+        start(children, "other")
+        wait_until(lambda: unfinished(backend) == 0, LEASE + 30, "the other one does the rest")
+        woken = time.monotonic()
+        children.send("stalled", signal.SIGCONT)
+        later = delayq.tasks.get("work").enqueue_many([(0.002,)] * 20)
+        wait_until_all_final(folder, 10)
+    children.stop()
+    account = Account(folder)
+    rows = rows_of(folder / "store.sqlite3")
+    taken = sum(row.rescues > 0 for row in rows.values())
+    assert taken > 4, "nothing was claimed that had not begun"
+    for job, runs in account.runs.items():
+        assert len(runs) == 1 or runs[0].process == "stalled", job
+        assert len(runs) == 1 or runs[-1].began < woken, f"{job} ran again after it had been run"
+    assert all(len(account.runs[job.id]) == 1 for job in later)
+
+
+def stopped_between_writes(children: Nursery, name: str) -> bool:
+    """Stop a process; not in the middle of a write, where it would hold up every other one."""
+    children.send(name, signal.SIGSTOP)
+    with closing(apsw.Connection(str(children.folder / "store.sqlite3"))) as guest:
+        try:
+            guest.execute("BEGIN IMMEDIATE")
+            guest.execute("ROLLBACK")
+        except apsw.BusyError:
+            children.send(name, signal.SIGCONT)
+            return False
+    return True
+
+
 def test_a_job_longer_than_its_lease_runs_once(children: Nursery) -> None:
     """On two stores at once: on one the record of the process is deleted meanwhile."""
     folder = children.folder

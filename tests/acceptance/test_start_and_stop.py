@@ -88,7 +88,9 @@ def test_many_apps_in_one_process(tmp_path: Path, figure: Figure, count: int, at
     began = time.monotonic()
     most = 0
     for first in range(0, count, at_once):
-        apps = [app_on(tmp_path, f"store-{n}", workers=1) for n in range(first, first + at_once)]
+        names = [f"store-{number}" for number in range(first, first + at_once)]
+        # A thousand threads take their time.
+        apps = [app_on(tmp_path, name, workers=1, enqueue_timeout=60) for name in names]
         for _, delayq, _ in apps:
             delayq.start()
         jobs = [delayq.tasks.get("tell").enqueue() for _, delayq, _ in apps]

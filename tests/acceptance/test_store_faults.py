@@ -7,6 +7,7 @@ The store is a real file, and so is the runtime; the failure is put between the 
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,9 @@ JOBS = 25
 
 LEASE = 3.0
 
+making = threading.Lock()
+"""Routes of two apps must not be compiled at once: CPython 3.11 cannot (its issue 106905)."""
+
 
 class Ordeal:
     """A process's life with one failed call in it.
@@ -47,7 +51,8 @@ class Ordeal:
         self.runs: Counter[tuple[str, int]] = Counter()
         self.accepted: dict[str, int] = {}
         url = url_of(folder, point)
-        self.app, self.delayq = make_app(url=url, lease=LEASE, workers=2, retention_count=None)
+        with making:
+            self.app, self.delayq = make_app(url=url, lease=LEASE, workers=2, retention_count=None)
         self._register(self.delayq)
         self.faulty = install(self.delayq, fault)
         if fault.when == "after":  # a doorbell is an object of this process, not an answer of a store
@@ -145,3 +150,39 @@ def test_a_failed_first_call_of_each_verb_costs_no_job(tmp_path: Path, when: str
     rare = ("announce", "open_doorbell", "put_schedule", "schedules", "next_occurrence", "fire")
     common = ("enqueue", "claim", "record", "upcoming", "next_due", "renew", "rescue", "maintain")
     endure(tmp_path, [f"{when}:{verb}:1" for verb in (*rare, *common)])
+
+
+@pytest.mark.parametrize("verb", ["enqueue", "claim"])
+def test_a_claim_that_is_long_on_its_way_runs_once(tmp_path: Path, verb: str) -> None:
+    """The thread that claimed a job stands still before it can say so: meanwhile nobody holds the claim,
+    and it is older than what the renewer waits for."""
+    app, delayq = make_app(url=url_of(tmp_path), lease=LEASE, workers=2)
+    ran: list[int] = []
+
+    @delayq.task(name="work")
+    def work() -> None:
+        ran.append(current_job.claim.claim_no)
+
+    def stand_still() -> None:
+        deadline = time.monotonic() + LEASE * 0.9
+        wait_until(lambda: ran or time.monotonic() > deadline, LEASE)
+
+    if verb == "claim":  # so that there is something to claim at the start
+        job = work.enqueue()
+        delayq.state.close()
+        for cached in ("client", "backend"):
+            delayq.state.__dict__.pop(cached)
+    install(delayq, Fault(verb, 1, when="after", action=stand_still))
+    delayq.start()
+    try:
+        if verb == "enqueue":
+            wait_until(lambda: delayq.state.supervisor.dispatcher.open, 5, "claims may be made")
+            job = work.enqueue()
+        wait_until(lambda: ran, LEASE * 2, "it runs")
+        assert delayq.join(5)
+        assert delayq.get(job.id).state == "completed"
+    finally:
+        delayq.stop(5)
+        delayq.state.close()
+    assert len(ran) == 1, f"it ran under the claims {ran}"
+    assert app is not None
