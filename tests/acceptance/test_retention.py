@@ -175,7 +175,7 @@ def test_pruning_holds_nobody_up(make: Callable[..., DelayQ], figure: Figure) ->
     )
     assert took < 60
     # The worst of a few moments may be the disk's, with and without a pruner; the third worst is not.
-    assert busy[-3] < HELD_UP + quiet[-3]
+    assert busy[-3] < HELD_UP + 5 * quiet[-3]
 
 
 def finish_many(delayq: DelayQ, number: int) -> None:
