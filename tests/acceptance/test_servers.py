@@ -5,6 +5,7 @@ It must not know how a process decides. The cases run side by side, each on a st
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,7 +38,10 @@ if __name__ == "__main__":
 RUN = APP + "import os\n" + MAIN.format(do="app.run(port=int(os.environ['PORT']), {options})")
 FLASK_RUN = "-m flask run --port {port}"
 GUNICORN = "-m gunicorn -b 127.0.0.1:{port} app:app"
-UWSGI_CALL = "uwsgi --http-socket 127.0.0.1:{port} --module app:app --master --enable-threads"
+UWSGI_CALL = (
+    f"uwsgi --http-socket 127.0.0.1:{{port}} --virtualenv {sys.prefix} --module app:app --master"
+    " --enable-threads"
+)
 
 Then = Callable[[Site, Program], None]
 
