@@ -198,7 +198,7 @@ class Supervisor:
         try:
             self._backend.withdraw(self.owner)
         except BackendError as error:
-            _log.warning("the record of this process could not be removed: %s", error)
+            _log.info("the record of this process is left for others to remove: %s", error)
         self._on_end()
 
     def _join(self, *names: str, until: float) -> None:
