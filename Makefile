@@ -34,7 +34,7 @@ format: .venv/dev.stamp ## Format the code and apply safe fixes
 stress: .venv/dev.stamp ## Run the long tests: load and chaos, some minutes
 	$(BIN)/python -m pytest -m stress $(ARGS)
 
-bench: .venv/bench.stamp ## Run the benchmarks, side by side with peers
+bench: .venv/bench.stamp ## Measure beside peers, 12 minutes (wants redis-server and wrk; ARGS="--only idle")
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove the virtual environment and every cache

@@ -1,121 +1,82 @@
-"""``python -m benchmarks``: Flask-DelayQ beside its peers, in turn, as ratios; writes RESULTS.md.
-Each run is a process of its own; A and B take turns, so that a noisy minute meets both."""
+"""``python -m benchmarks``: measures everything, prints the table, writes RESULTS.md and chart.svg.
+``--only WORD`` runs the groups with the word in their name, ``--list`` names them; neither writes."""
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
+import argparse
 import sys
-import tempfile
 import time
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import median
-from typing import NamedTuple
 
-ROUNDS = 5
+from . import chart, flat, idle, lateness, report, restart, sizes, throughput, web, wheel
+from .alone import NotMeasured
+from .report import Row
+from .scale import Scale
+
 HERE = Path(__file__).parent
+ROUNDS = 5
+
+GROUPS: dict[str, Callable[[Scale], Iterator[Row]]] = {
+    "memory": throughput.memory,
+    "sqlite FULL": throughput.sqlite_full,
+    "sqlite NORMAL": throughput.sqlite_normal,
+    "8 producers": throughput.sqlite_producers,
+    "enqueue many": throughput.many,
+    "draining a backlog": throughput.drain,
+    "lateness": lateness.idle,
+    "lateness under load": lateness.loaded,
+    "the wheel": wheel.rows,
+    "restart": restart.rows,
+    "web requests while jobs run": web.meanwhile,
+    "idle": idle.rows,
+    "a view that enqueues": web.enqueueing,
+    "bytes on the disk": sizes.disk,
+    "import and init_app": sizes.importing,
+    "flat however full the file is": flat.rows,
+}
 
 
-class Pair(NamedTuple):
-    """One row: what is ours, what is the peer's, how many jobs each, and the ratio to reach."""
-
-    what: str
-    ours: str
-    peer: str
-    count: int
-    peer_count: int
-    target: float
-
-
-PAIRS = (
-    Pair("memory, 1 producer / ThreadPoolExecutor", "delayq_memory", "threadpool", 20_000, 20_000, 1.0),
-    Pair("memory, 1 producer / Flask-Executor", "delayq_memory", "flask_executor", 20_000, 10_000, 1.0),
-    Pair("memory, 1 producer / MemoryHuey", "delayq_memory", "huey_memory", 20_000, 10_000, 1.0),
-    Pair(
-        "sqlite FULL, 1 producer / SqliteHuey", "delayq_sqlite_full", "huey_sqlite_full", 3000, 1500, 2.0
-    ),
-    Pair("sqlite FULL, 1 producer / bare apsw", "delayq_sqlite_full", "apsw_commits", 8000, 8000, 0.6),
-    Pair(
-        "sqlite FULL, 8 producers / SqliteHuey",
-        "delayq_sqlite_full_8",
-        "huey_sqlite_full_8",
-        3000,
-        1500,
-        2.0,
-    ),
-    Pair(
-        "sqlite NORMAL, 1 producer / SqliteHuey fsync off",
-        "delayq_sqlite_normal",
-        "huey_sqlite_nosync",
-        8000,
-        3000,
-        1.0,
-    ),
-)
-
-
-def run(module: str, *arguments: str) -> list[float]:
-    """One measurement in a process and a folder of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{module}", *arguments, folder],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=True,
-        )
-    figures = json.loads(done.stdout.splitlines()[-1])
-    return figures if isinstance(figures, list) else [figures]
-
-
-def compare(pair: Pair) -> str:
-    """A line of the table: the medians and the median of the paired ratios."""
-    ours, peers = [], []
-    for _ in range(ROUNDS):
-        ours += run("subjects", pair.ours, str(pair.count))
-        peers += run("subjects", pair.peer, str(pair.peer_count))
-    ratio = median(a / b for a, b in zip(ours, peers, strict=True))
-    mark = "ok" if ratio >= pair.target else "falls short"
-    rates = f"{median(ours):,.0f} | {median(peers):,.0f}"
-    return f"| {pair.what} | {rates} | {ratio:.2f} | {pair.target:g} | {mark} |"
-
-
-def lateness() -> list[str]:
-    """How late 2,000 delays over 5 s began, in milliseconds."""
-    lines = []
-    for name in ("delayq_sqlite", "apscheduler_memory", "threading_timer"):
-        half, worst = run("lateness", name)
-        lines.append(f"| {name} | {half * 1000:.2f} | {worst * 1000:.2f} |")
-    return lines
+def measure(name: str, scale: Scale) -> list[Row]:
+    """The rows of one group, printed as they come; one that breaks off says so in a row of its own."""
+    rows = []
+    try:
+        for row in GROUPS[name](scale):
+            print(report.as_text(row), flush=True)
+            rows.append(row)
+    except Exception as error:  # whatever it was, the table says so and the other groups are measured
+        reason = error if isinstance(error, NotMeasured) else repr(error)
+        row = report.not_measured(name, "", "", reason)
+        print(report.as_text(row), flush=True)
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
-    """Measure, print and write ``benchmarks/RESULTS.md``."""
-    packages = ("flask", "apsw", "msgspec", "huey", "flask-executor", "apscheduler")
-    versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    lines = [
-        "# Results",
-        "",
-        f"`make bench` on {time.strftime('%Y-%m-%d')}: CPython {platform.python_version()}, "
-        f"{platform.machine()} with 2 cores, {versions}.",
-        "",
-        "No-op jobs `(int, str) -> int`, until a reader of the store sees every one completed.",
-        f"Jobs per second, median of {ROUNDS} runs in turn; the ratio is the median of the paired ones.",
-        "",
-        "| work | ours | peer | ratio | to reach | |",
-        "|---|---|---|---|---|---|",
-    ]
-    sys.stdout.write("\n".join(lines) + "\n")
-    for pair in PAIRS:
-        line = compare(pair)
-        lines.append(line)
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-    late = ["", "| 2,000 delays over 5 s | p50 ms | p99 ms |", "|---|---|---|", *lateness()]
-    sys.stdout.write("\n".join(late) + "\n")
-    (HERE / "RESULTS.md").write_text("\n".join([*lines, *late]) + "\n")
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", metavar="WORD", default="", help="groups with this in their name")
+    parser.add_argument("--quick", action="store_true", help="does it work? (no figures to keep)")
+    parser.add_argument("--list", action="store_true", help="name the groups")
+    asked = parser.parse_args()
+    names = [name for name in GROUPS if asked.only.lower() in name.lower()]
+    if asked.list or not names:
+        print("\n".join(GROUPS))
+        sys.exit(not names)
+    scale, began, groups = Scale(asked.quick), time.monotonic(), []
+    print(report.heading(), flush=True)
+    for name in names:
+        group_began = time.monotonic()
+        groups.append((name, measure(name, scale)))
+        print(f"{name}: {time.monotonic() - group_began:.0f} s", file=sys.stderr, flush=True)
+    took = time.monotonic() - began
+    every = [row for _, rows in groups for row in rows]
+    print(f"\n{report.summary(every)}, in {took / 60:.1f} minutes")
+    if names == list(GROUPS) and not asked.quick:
+        spread = f"{report.millis(min(throughput.COMMITS))} to {report.millis(max(throughput.COMMITS))}"
+        (HERE / "RESULTS.md").write_text(report.page(groups, spread, ROUNDS, took))
+        (HERE / "chart.svg").write_text(chart.draw(every))
+        print(f"written: {HERE / 'RESULTS.md'} and chart.svg")
 
 
 if __name__ == "__main__":

@@ -1,97 +1,241 @@
-"""How late delayed jobs begin: 2,000 delays spread over 5 s on an idle process.
-Each subject runs in a process of its own (``python -m benchmarks.lateness NAME FOLDER``)."""
+"""How late delayed jobs begin: 2,000 delays over 5 s, on an idle process and while all workers are busy.
+The moment at which the function begins is noted by itself, the same way for every peer."""
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-DELAYS = 2_000
+from . import ours
+from .alone import NotMeasured, Runs, alone, in_turn
+from .peers import make_sqlite_huey, start_huey
+from .report import Row, compare, millis, not_measured
+from .scale import Scale
+from .throughput import commit_now
+
 SPREAD = 5.0
+IN_FLIGHT = 2 * ours.WORKERS
+"""Jobs of the load that exist at any time: one for each worker and one waiting behind it."""
+SLEEP = 0.05
+ADDITIONS = 200_000
+"""About 10 ms of one core."""
+
+KINDS = {"": "idle", "sleep": "50 ms sleeps", "cpu": "loops of 200,000 additions, about 10 ms each"}
 
 
-def delayq_sqlite(folder: Path) -> list[float]:
-    """Flask-DelayQ on sqlite, flushed to the disk at every commit."""
-    from flask import Flask
+def busy(kind: str) -> None:
+    """One job of the load."""
+    if kind == "sleep":
+        time.sleep(SLEEP)
+    else:
+        total = 0
+        for number in range(ADDITIONS):
+            total += number
 
-    from flask_delayq import DelayQ
 
-    app = Flask("bench")
-    app.config.update(DELAYQ_URL=f"sqlite:///{folder}/jobs.sqlite3", DELAYQ_MODE="external")
-    delayq = DelayQ(app)
-    late: list[float] = []
+class Notes:
+    """When the delays of one run are due, and how late each began."""
+
+    def __init__(self, delays: int, lead: float) -> None:
+        source = random.Random(4)
+        self.begin = time.time() + lead
+        offsets = (source.uniform(0.0, SPREAD) for _ in range(delays))
+        # Whole microseconds: the finest that a datetime knows.
+        self.dues = [round(self.begin + offset, 6) for offset in offsets]
+        self.late: list[float] = []
+        self.over = threading.Event()
+        """Set when the load should end."""
+
+    def note(self, due: float) -> None:
+        self.late.append(time.time() - due)
+
+    def moments(self) -> Iterator[tuple[float, datetime]]:
+        for due in self.dues:
+            yield due, datetime.fromtimestamp(due, timezone.utc)
+
+    def collect(self, load: Callable[[], object]) -> dict[str, float]:
+        """Start the load half a second before the first is due, wait until all have begun."""
+        stored_by = time.time()
+        if stored_by > self.begin - 0.5:
+            raise NotMeasured("storing the delays took longer than the time left for it")
+        time.sleep(self.begin - 0.5 - time.time())
+        for _ in range(IN_FLIGHT):
+            load()
+        deadline = self.begin + SPREAD + 20.0
+        while len(self.late) < len(self.dues) and time.time() < deadline:
+            time.sleep(0.01)
+        self.over.set()
+        late = sorted(self.late)
+        # One that never began counts as late as it is now.
+        late += [time.time() - self.begin] * (len(self.dues) - len(late))
+        assert late[0] > -2e-6, f"one began {-late[0]} s before it was due"
+        return {"p50": late[len(late) // 2], "p99": late[len(late) * 99 // 100], "max": late[-1]}
+
+
+def delayq(folder: Path, delays: int, lead: float, kind: str = "") -> dict[str, float]:
+    _app, delayq, _ = ours.make(ours.url_of(folder / "jobs.sqlite3"))
 
     @delayq.task(name="note")
     def note(due: float) -> None:
-        late.append(time.time() - due)
+        notes.note(due)
+
+    @delayq.task(name="load")
+    def load(kind: str) -> None:
+        if not notes.over.is_set():
+            busy(kind)
+            load.enqueue(kind)
 
     delayq.start()
-    note.enqueue(time.time()).wait(10)
-    late.clear()
-    begin = time.time() + 3.0  # storing them comes first
-    for offset in _offsets():
-        due = begin + offset
-        note.enqueue_in(max(0.0, due - time.time()), due)
-    while len(late) < DELAYS:
-        time.sleep(0.01)
-    delayq.stop()
-    return late
+    notes = Notes(0, 0.0)
+    note.enqueue(time.time()).wait(20)
+    notes = Notes(delays, lead)
+    for due, moment in notes.moments():
+        note.enqueue_at(moment, due)
+    figures = notes.collect(lambda: load.enqueue(kind) if kind else None)
+    delayq.stop(2)
+    return figures
 
 
-def apscheduler_memory(folder: Path) -> list[float]:
-    """APScheduler 3 with its default store, which is its memory."""
-    from datetime import datetime, timezone
-
+def apscheduler(folder: Path, delays: int, lead: float, kind: str = "") -> dict[str, float]:
+    """APScheduler 3 with its default store, which is its memory, and a pool of 4."""
+    from apscheduler.executors.pool import ThreadPoolExecutor
     from apscheduler.schedulers.background import BackgroundScheduler
 
-    late: list[float] = []
-    scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"misfire_grace_time": None})
+    scheduler: Any = BackgroundScheduler(
+        timezone="UTC",
+        executors={"default": ThreadPoolExecutor(ours.WORKERS)},
+        job_defaults={"misfire_grace_time": None},
+    )
+
+    def load() -> None:
+        if not notes.over.is_set():
+            busy(kind)
+            scheduler.add_job(load)
+
     scheduler.start()
-    begin = time.time() + 3.0
-    for offset in _offsets():
-        due = begin + offset
-        when = datetime.fromtimestamp(due, timezone.utc)
-        scheduler.add_job(lambda due=due: late.append(time.time() - due), "date", run_date=when)
-    while len(late) < DELAYS:
-        time.sleep(0.01)
-    scheduler.shutdown()
-    return late
+    notes = Notes(delays, lead)
+    for due, moment in notes.moments():
+        scheduler.add_job(notes.note, "date", run_date=moment, args=(due,))
+    figures = notes.collect(lambda: scheduler.add_job(load) if kind else None)
+    scheduler.shutdown(wait=False)
+    return figures
 
 
-def threading_timer(folder: Path) -> list[float]:
-    """``threading.Timer``: a thread for each delay."""
-    late: list[float] = []
-    begin = time.time() + 3.0
-    timers = []
-    for offset in _offsets():
-        due = begin + offset
-        timer = threading.Timer(due - time.time(), lambda due=due: late.append(time.time() - due))
-        timer.start()
-        timers.append(timer)
-    for timer in timers:
-        timer.join()
-    return late
+def huey(folder: Path, delays: int, lead: float) -> dict[str, float]:
+    library = make_sqlite_huey(folder)
+
+    @library.task()
+    def note(due: float) -> None:
+        notes.note(due)
+
+    start_huey(library)
+    notes = Notes(delays, lead)
+    for due, moment in notes.moments():
+        note.schedule(args=(due,), eta=moment)
+    return notes.collect(lambda: None)
 
 
-def _offsets() -> list[float]:
-    source = random.Random(4)
-    return [source.uniform(0.0, SPREAD) for _ in range(DELAYS)]
+def _sizes(scale: Scale, commit: float, *, stored: bool) -> dict[str, float]:
+    """How many delays, and the seconds to store them in before the first is due."""
+    delays = scale.count(2_000)
+    return {"delays": delays, "lead": 2.0 + (3 * delays * commit if stored else 0.0)}
 
 
-SUBJECTS: dict[str, Callable[[Path], list[float]]] = {
-    "delayq_sqlite": delayq_sqlite,
-    "apscheduler_memory": apscheduler_memory,
-    "threading_timer": threading_timer,
-}
+def _series(runs: Runs, name: str) -> Runs:
+    return runs if isinstance(runs, NotMeasured) else [run[name] for run in runs]
 
 
-if __name__ == "__main__":
-    figures = sorted(SUBJECTS[sys.argv[1]](Path(sys.argv[2])))
-    assert figures[0] >= 0, "a job began before it was due"
-    half, worst = figures[len(figures) // 2], figures[len(figures) * 99 // 100]
-    sys.stdout.write(json.dumps([half, worst]) + "\n")
+def _in_words(runs: Runs) -> str:
+    if isinstance(runs, NotMeasured):
+        return ""
+    parts = (f"{name} {millis(median(run[name] for run in runs))}" for name in ("p50", "p99", "max"))
+    return ", ".join(parts)
+
+
+def idle(scale: Scale) -> Iterator[Row]:
+    commit = commit_now()
+    delays = scale.count(2_000)
+    disk, memory = (_sizes(scale, commit, stored=stored) for stored in (True, False))
+    runs = in_turn(
+        scale.rounds(3),
+        {"ours": lambda: alone(delayq, **disk), "apscheduler": lambda: alone(apscheduler, **memory)},
+    )
+    runs |= in_turn(1, {"huey": lambda: alone(huey, **disk)})
+    commit = (commit + commit_now()) / 2
+    words = "; ".join(f"{name} {_in_words(figures)}" for name, figures in runs.items())
+    how = (
+        f"{delays:,} delays over {SPREAD:g} s on sqlite FULL, 4 workers, 3 rounds: "
+        f"`note.enqueue_at(moment, due)`, all stored before the first is due; the task notes how late "
+        f"it began. APScheduler 3 with its memory store and a pool of 4; SqliteHuey (its scheduler "
+        f"looks once a second), one round. {words}. One commit took {millis(commit)}."
+    )
+    work = f"lateness p99, {delays:,} delays over 5 s"
+    yield _beside_apscheduler(work, runs["ours"], runs["apscheduler"], commit, how)
+    yield compare(
+        work,
+        "SqliteHuey",
+        _first(_series(runs["ours"], "p99")),
+        _series(runs["huey"], "p99"),
+        at_least=None,
+        run=how,
+        show=millis,
+        lower_is_better=True,
+    )
+
+
+def _first(runs: Runs) -> Runs:
+    return runs if isinstance(runs, NotMeasured) else [median(runs)]
+
+
+def _beside_apscheduler(work: str, mine: Runs, peer: Runs, commit: float, how: str) -> Row:
+    beside, words = "APScheduler, in memory", f"<= 2 x + commit {millis(commit)}"
+    for runs in (mine, peer):
+        if isinstance(runs, NotMeasured):
+            return not_measured(work, beside, words, runs, how)
+    late, theirs = (median(run["p99"] for run in runs) for runs in (mine, peer))
+    allowed = 2 * theirs + commit
+    return Row(
+        work,
+        beside,
+        millis(late),
+        millis(theirs),
+        f"{late / theirs:.2f} x",
+        f"<= {millis(allowed)}",
+        late <= allowed,
+        f"{how} Allowed: twice APScheduler's p99 and one commit.",
+        gain=theirs / late,
+        goal=theirs / allowed,
+    )
+
+
+def loaded(scale: Scale) -> Iterator[Row]:
+    commit = commit_now()
+    disk, memory = (_sizes(scale, commit, stored=stored) for stored in (True, False))
+    for kind, words in (("sleep", "50 ms sleeps"), ("cpu", "CPU jobs")):
+        runs = in_turn(
+            scale.rounds(3),
+            {
+                "ours": lambda kind=kind: alone(delayq, kind=kind, **disk),
+                "apscheduler": lambda kind=kind: alone(apscheduler, kind=kind, **memory),
+            },
+        )
+        both = "; ".join(f"{name} {_in_words(figures)}" for name, figures in runs.items())
+        yield compare(
+            f"lateness p99, workers busy with {words}",
+            "APScheduler, in memory, pool of 4",
+            _series(runs["ours"], "p99"),
+            _series(runs["apscheduler"], "p99"),
+            at_least=1,
+            run=f"The same delays while 4 workers are saturated with {KINDS[kind]}, 3 rounds: "
+            f"{IN_FLIGHT} such jobs exist at any time, each puts its successor into the queue when it "
+            f"ends (`load.enqueue(...)`, `scheduler.add_job(load)`), so each worker is busy and one "
+            f"more job waits behind it. {both}.",
+            show=millis,
+            lower_is_better=True,
+        )
