@@ -157,8 +157,9 @@ is better; where it names a unit, it is ours in that unit. Rows without a target
 
 A job takes `(int, str)` and returns a value that is checked. "End to end" stops when a reader of
 the store has seen every job completed. Four workers on each side, the same producers, the same
-flushing to the disk; "FULL" flushes at every commit. A run of a slow peer is short: its rate is
-what counts.
+flushing to the disk; "FULL" flushes at every commit. Peers run with the defaults of their docs;
+Huey's consumer runs in the producer's process, as our workers do. A run of a slow peer is short:
+its rate is what counts.
 
 Time of one commit (bare apsw, WAL, `FULL`) on this disk during this run: {commits}. All ratios of
 FULL rows hang on it: the slower the disk, the more a commit that several jobs share is worth.
