@@ -56,6 +56,7 @@ class Arguments:
             kw_only=not self._simple,
             rename={p.name: _STARS[p.kind] + p.name for p in parameters if p.kind in _STARS} or None,
             forbid_unknown_fields=True,
+            gc=False,  # nothing that it holds can come to hold it
         )
         self._decode = msgspec.json.Decoder(self._struct).decode
 
@@ -74,7 +75,8 @@ class Arguments:
             arrived = self._decode(payload)
         except Exception as error:  # foreign code runs in here: __post_init__
             raise self._explain(call, error) from None
-        if changed := self._changed(call, arrived):
+        equal = _equal(call, arrived)
+        if (not equal or self._free) and (changed := self._changed(call, arrived, equal)):
             raise ArgumentError(self.task, *changed)
         return payload, arrived
 
@@ -110,6 +112,9 @@ class Arguments:
 
     def call(self, function: Callable[..., Any], values: Struct) -> Any:
         """Call the function with restored arguments."""
+        given = msgspec.structs.astuple(values)
+        if self._simple and UNSET not in given:
+            return function(*given)
         args, kwargs = self.unpack(values)
         return function(*args, **kwargs)
 
@@ -154,9 +159,8 @@ class Arguments:
                 bound[parameter.name] = list(bound[parameter.name])
         return bound
 
-    def _changed(self, call: Struct, arrived: Struct) -> tuple[str, str] | None:
+    def _changed(self, call: Struct, arrived: Struct, equal: bool) -> tuple[str, str] | None:
         """The first part that would arrive changed: its path and how."""
-        equal = _equal(call, arrived)
         for name in self._free if equal else call.__struct_fields__:
             sent, got = getattr(call, name), getattr(arrived, name)
             try:

@@ -7,15 +7,15 @@ import itertools
 import os
 import re
 import secrets
-import time
+from time import time_ns
 
 from .errors import InvalidNameError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,127}", re.ASCII)
 
 _count = itertools.count(secrets.randbits(16))
+_moment = (0, "", "")
 _process = (os.getpid(), secrets.token_hex(5))
-_moment = (0, "")
 
 
 def new_id() -> str:
@@ -27,18 +27,33 @@ def new_id() -> str:
     # The layout follows the idea of UUIDv7 (RFC 9562, 5.7). A clock that steps back makes ids that
     # sort earlier, never ids that repeat: the counter goes on. Not through `Clock`: an id must be
     # new even when a test holds the time still.
-    global _moment, _process
+    global _moment
+    millisecond = time_ns() // 1_000_000
+    # One tuple, so that threads never see the number of one moment with the text of another.
+    number, digits, suffix = _moment
+    if number != millisecond:
+        digits, suffix = f"{millisecond:012x}", _suffix()
+        _moment = (millisecond, digits, suffix)
+    return f"{digits}{next(_count) & 0xFFFFFF:06x}{suffix}"
+
+
+def _suffix() -> str:
+    """This process's random digits. Asked for once a millisecond, since servers that fork in C (uWSGI)
+    run no fork hook, and such a child takes longer than that to come to its first job."""
+    global _process
     pid, suffix = _process
     if pid != os.getpid():
-        # A forked child would go on with its parent's suffix and counter. Asked here and not by a fork
-        # hook, because servers that fork in C (uWSGI) run none.
         _process = (os.getpid(), suffix := secrets.token_hex(5))
-    millisecond = time.time_ns() // 1_000_000
-    moment = _moment
-    if moment[0] != millisecond:
-        # One tuple, so that threads never see the number of one moment with the text of another.
-        moment = _moment = (millisecond, f"{millisecond:012x}")
-    return f"{moment[1]}{next(_count) & 0xFFFFFF:06x}{suffix}"
+    return suffix
+
+
+def _begin_anew() -> None:
+    global _moment
+    _moment = (0, "", "")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def check_name(what: str, value: object) -> str:

@@ -13,8 +13,8 @@ from flask_delayq.backends import open_backend
 from flask_delayq.client import Client
 from flask_delayq.config import Settings
 from flask_delayq.options import declare_task
-from flask_delayq.runtime.claims import HeldClaims
-from flask_delayq.runtime.dispatcher import Dispatcher, Item
+from flask_delayq.runtime.claims import Held, HeldClaims
+from flask_delayq.runtime.dispatcher import Dispatcher
 from flask_delayq.runtime.executor import Executor
 from flask_delayq.runtime.pool import WorkerPool
 from flask_delayq.runtime.recorder import Recorder
@@ -31,10 +31,10 @@ class Parts:
         self.backend: Any = backend or open_backend("memory://", clock=self.clock)
         self.registry = TaskRegistry()
         self.claims = HeldClaims()
-        self.items: list[Item] = []
+        self.items: list[Held] = []
         self.woken = 0
         self.recorded: list[str] = []
-        self.pool: WorkerPool[Item] = WorkerPool(
+        self.pool: WorkerPool[Held] = WorkerPool(
             self.settings.workers, self.items.append, self._wake, "test"
         )
         self.pool.put = self.items.append  # type: ignore[method-assign]
@@ -79,10 +79,11 @@ class Parts:
         """Run every item handed to the pool, record the outcomes; the ids of the jobs, in order."""
         ran: list[str] = []
         while self.items:
-            claim, values = self.items.pop(0)
-            if self.claims.begin(claim):
-                ran.append(claim.id)
-                self.recorder.add(self.executor.execute(self.executor.start(claim), values))
+            held = self.items.pop(0)
+            if self.claims.begin(held):
+                ran.append(held.claim.id)
+                run = self.executor.start(held.claim)
+                self.recorder.add(self.executor.execute(run, held.values))
                 self.pool.finished(0.001)
         self.recorder.turn(self.clock.now())
         return ran

@@ -12,7 +12,7 @@ from ..backends.base import Backend
 from ..clock import Clock
 from ..config import Settings
 from ..job import Claim, ClaimFor, Outcome, Verb
-from .claims import HeldClaims
+from .claims import Held, HeldClaims
 from .pool import WorkerPool
 from .recorder import Recorder
 from .wheel import TimingWheel
@@ -27,10 +27,11 @@ UNSTARTED_LIMIT = 0.1
 PAGE = 2000
 """Jobs read into the wheel in one step."""
 
+CLAIM_LIMIT = 256
+"""Jobs claimed in one step: others who write wait for so many at most."""
+
 WHEEL_LIMIT = 200_000
 """Jobs in the wheel at most; beyond it the horizon is shorter than configured."""
-
-Item = tuple[Claim, "Struct | None"]
 
 
 class Dispatcher:
@@ -47,7 +48,7 @@ class Dispatcher:
         clock: Clock,
         owner: str,
         claims: HeldClaims,
-        pool: WorkerPool[Item],
+        pool: WorkerPool[Held],
         recorder: Recorder,
         wake: Callable[[], None],
     ) -> None:
@@ -99,11 +100,17 @@ class Dispatcher:
         while True:
             if self._recorder.is_full:
                 return
-            places = pool.reserve(pool.places)
+            places = pool.reserve(CLAIM_LIMIT)
             if not places:
                 pool.hungry = True
-                break
-            claims: list[Claim] = []
+                # Once more: a worker that ended between the two lines saw nobody to wake.
+                places = pool.reserve(CLAIM_LIMIT)
+                if not places:
+                    break
+            # Cleared before the claim and never after it: a job that is stored from now on may not be
+            # seen by it, and whoever stores it sets the flag.
+            pool.hungry = False
+            claims: list[Claim] | None = None
             asked_at = self._clock.monotonic()
             try:
                 claims = self._backend.claim(
@@ -115,20 +122,21 @@ class Dispatcher:
                     strict=self._strict,
                 )
             finally:
-                self._give(places, [(claim, None) for claim in claims], asked_at)
-            pool.hungry = len(claims) == places
-            if not pool.hungry:
+                since = self._clock.monotonic()
+                self._give(places, [Held(claim, None, since, asked_at) for claim in claims or ()])
+                if claims is None or len(claims) == places:
+                    pool.hungry = True
+            if len(claims) < places:
                 break
         if not pool.hungry and (look or self._seen_due is not None):
             # Everything due is taken, so whatever the store names now lies in the future.
             self._seen_due = self._backend.next_due(self._queues)
             self._look_at = self._clock.monotonic() + SAFETY
 
-    def _give(self, places: int, items: Sequence[Item], asked_at: float) -> None:
-        since = self._clock.monotonic()
-        for item in items:
-            self._claims.add(item[0], since, asked_at)
-            self._pool.put(item)
+    def _give(self, places: int, items: Sequence[Held]) -> None:
+        for held in items:
+            self._claims.add(held)
+            self._pool.put(held)
         if places > len(items):
             self._pool.give_back(places - len(items))
         if not self.open:
@@ -195,10 +203,13 @@ class Dispatcher:
             return None
         return ClaimFor(self._owner, self._lease, places, self._clock.monotonic())
 
-    def hand_over(self, reserved: ClaimFor, claims: Sequence[Item]) -> None:
+    def hand_over(self, reserved: ClaimFor, claims: Sequence[tuple[Claim, Struct | None]]) -> None:
         """Run what was claimed while it was enqueued; unused places are free again."""
         if self.open or not claims:
-            self._give(reserved.slots, claims, reserved.asked_at)
+            since = self._clock.monotonic()
+            asked_at = reserved.asked_at
+            items = [Held(claim, values, since, asked_at) for claim, values in claims]
+            self._give(reserved.slots, items)
             return
         # It was closed while these were being stored, so nobody may be left to run or release them.
         self._pool.give_back(reserved.slots)

@@ -32,6 +32,18 @@ TEXT_LIMIT = 16_384
 """Characters kept of a traceback and of an error's message."""
 
 
+_forks = 0  # how many of this process's ancestors were forked from one another
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
 class Executor:
     """Turns claims into outcomes.
 
@@ -55,7 +67,6 @@ class Executor:
         self._scope = scope
         self._sender = sender
         self._puzzles = Puzzles()
-        self._process = os.getpid()
         self._max_result = settings.max_result
         self._default_policy = RetryPolicy(max_attempts=settings.max_attempts)
 
@@ -92,6 +103,7 @@ class Executor:
 
     def _run(self, task: Task[..., Any], run: RunningJob, values: Struct) -> Any:
         running_job.set(run)
+        forks = _forks
         with self._scope():
             try:
                 result = task.arguments.call(task.function, values)
@@ -100,7 +112,7 @@ class Executor:
 
                     result = asyncio.run(result)
             finally:
-                if os.getpid() != self._process:
+                if _forks != forks:
                     _end_stray_child()
         return result
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Generic, TypeVar
@@ -17,7 +18,7 @@ PREFETCH_SECONDS = 0.02
 """Work waiting in memory is kept to about so many seconds of all workers, so that short jobs do not wait
 for the store and long ones do not wait behind a neighbour."""
 
-PREFETCH_MOST = 256
+PREFETCH_MOST = 1000
 """Items waiting at most, however short they are."""
 
 
@@ -43,9 +44,10 @@ class WorkerPool(Generic[T]):
         self._on_free = on_free
         self._name = name
         self._items: SimpleQueue[T | None] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._taken = 0  # places reserved, waiting and at work
-        self._places = size
+        self._free: deque[None] = deque([None] * size)  # a token for each free place
+        self._made_places = size  # tokens there are, taken or free
+        self._places = size  # tokens there should be
+        self._adjusting = threading.Lock()
         self._ended = 0
         self._average = 0.05  # seconds an item takes, smoothed
         self._threads: list[threading.Thread] = []
@@ -59,17 +61,20 @@ class WorkerPool(Generic[T]):
 
     def reserve(self, wanted: int) -> int:
         """Reserve up to ``wanted`` places; returns how many there were."""
-        with self._lock:
-            granted = min(wanted, self._places - self._taken)
-            if granted <= 0 or self._stopping:
-                return 0
-            self._taken += granted
-            return granted
+        granted = 0
+        if not self._stopping:
+            free = self._free
+            try:
+                while granted < wanted:
+                    free.pop()
+                    granted += 1
+            except IndexError:
+                pass
+        return granted
 
     def give_back(self, places: int) -> None:
         """Free reserved places that were not used."""
-        with self._lock:
-            self._taken -= places
+        self._free.extend([None] * places)
 
     def put(self, item: T) -> None:
         """Hand over an item whose place is reserved."""
@@ -78,7 +83,7 @@ class WorkerPool(Generic[T]):
     @property
     def busy(self) -> int:
         """Places taken, workers and waiting items together."""
-        return self._taken
+        return self._made_places - len(self._free)
 
     @property
     def places(self) -> int:
@@ -92,26 +97,35 @@ class WorkerPool(Generic[T]):
 
     def finished(self, seconds: float) -> None:
         """Free the place of an item that took ``seconds``; called by ``work`` (or whoever ends it)."""
-        with self._lock:
-            self._taken -= 1
-            self._average += (seconds - self._average) * 0.1
-            self._ended += 1
-            if self._ended % 8 == 0:
-                waiting = PREFETCH_SECONDS * self.size / max(self._average, 1e-6)
-                self._places = self.size + int(min(waiting, PREFETCH_MOST))
-            free = self.hungry and self._taken * 2 <= self._places
-        if free:
+        self._free.append(None)
+        # Without a lock: a number lost to a race changes the estimate by next to nothing.
+        self._average += (seconds - self._average) * 0.1
+        self._ended += 1
+        if self._ended % 8 == 0:
+            waiting = PREFETCH_SECONDS * self.size / max(self._average, 1e-6)
+            self._adjust(self.size + int(min(waiting, PREFETCH_MOST)))
+        if self.hungry and self.busy * 2 <= self._places:
             self._on_free()
 
     def stop_prefetching(self) -> None:
         """Items waited too long: keep none waiting until short ones are seen again."""
-        with self._lock:
-            self._average = max(self._average, PREFETCH_SECONDS * self.size * 4)
-            self._places = self.size
+        self._average = max(self._average, PREFETCH_SECONDS * self.size * 4)
+        self._adjust(self.size)
+
+    def _adjust(self, places: int) -> None:
+        """Make places, or take free ones away; those that are taken go when they come back."""
+        with self._adjusting:
+            self._places = places
+            missing = places - self._made_places
+            if missing > 0:
+                self._made_places = places
+                self._free.extend([None] * missing)
+            elif missing < 0:
+                self._made_places -= self.reserve(-missing)
 
     def stop(self) -> None:
         """Let every thread end after the item it works on; further places are refused. Idempotent."""
-        with self._lock:
+        with self._adjusting:
             if self._stopping:
                 return
             self._stopping = True

@@ -8,6 +8,7 @@ import os
 import platform
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -19,8 +20,8 @@ from ..errors import BackendError
 from ..job import Outcome, ProcessRecord, Verb
 from ..serializer import encode
 from ..task import TaskRegistry
-from .claims import HeldClaims
-from .dispatcher import Dispatcher, Item
+from .claims import Held, HeldClaims
+from .dispatcher import Dispatcher
 from .executor import Executor
 from .loop import Loop
 from .maintenance import Maintenance
@@ -33,6 +34,9 @@ _log = logging.getLogger(__name__)
 TIDYING = 1.2
 """Seconds after the drain for writing outcomes and ending threads; with the half second of retiring a
 stop takes less than two beyond its deadline."""
+
+RECENT = 1000
+"""Jobs of which the lateness is kept."""
 
 STALLED_AFTER = 30.0
 """Seconds without a finished turn after which a loop that should turn counts as stalled."""
@@ -66,12 +70,13 @@ class Supervisor:
         self._backend = backend
         self._clock = clock
         self._started_at = clock.now()
-        self._lateness = Lateness()
+        self._late: deque[float] = deque(maxlen=RECENT)
+        self._freshness = settings.lease / 6
         self.claims = HeldClaims()
         self._executor = Executor(registry, backend, settings, clock, scope, sender)
         self._on_recorded = on_recorded
         self._on_end = on_end
-        self.pool: WorkerPool[Item] = WorkerPool(settings.workers, self._work, self._wake, "delayq")
+        self.pool: WorkerPool[Held] = WorkerPool(settings.workers, self._work, self._wake, "delayq")
         self.recorder = Recorder(
             backend, clock, self.claims, self._recorded, lambda: self._recording.wake()
         )
@@ -241,19 +246,19 @@ class Supervisor:
             if doorbell.wait(None):
                 self.dispatcher.ring()
 
-    def _work(self, item: Item) -> None:
-        claim, values = item
+    def _work(self, held: Held) -> None:
+        claim = held.claim
         began = self._clock.monotonic()
         # An older one may have been taken for an orphan at a renewal, and be somebody else's by now.
-        if not self.claims.begin(claim, began - self.settings.lease / 6):
+        if not self.claims.begin(held, began - self._freshness):
             return  # withdrawn, or to be withdrawn; its place is freed there
         ident = threading.get_ident()
         run = self._executor.start(claim)
         self.claims.running[ident] = run
         if claim.claim_no == 1:  # a later claim is late for reasons of the job's own
-            self._lateness.note(run.started_at - claim.run_at)
+            self._late.append(run.started_at - claim.run_at)
         try:
-            outcome = self._executor.execute(run, values)
+            outcome = self._executor.execute(run, held.values)
         except BaseException:  # a thread's top; the executor promised not to raise
             _log.exception("job %s (%s): its run could not be ended", claim.id, claim.task)
             self.claims.drop(claim)  # held by nobody now: the renewer gives it back
@@ -288,7 +293,7 @@ class Supervisor:
 
     def describe(self) -> ProcessRecord:
         """The record of this process as of now."""
-        p50, p99 = self._lateness.percentiles()
+        p50, p99 = percentiles(self._late)
         info = {
             "role": self.role,
             "workers": self.settings.workers,
@@ -322,24 +327,9 @@ class Supervisor:
         return troubles
 
 
-class Lateness:
-    """How late recent jobs began, in a ring of the last thousand."""
-
-    SIZE = 1000
-
-    def __init__(self) -> None:
-        self._recent = [0.0] * self.SIZE
-        self._count = 0
-
-    def note(self, seconds: float) -> None:
-        """One job began ``seconds`` after its due moment. A lost update under a race is harmless."""
-        count = self._count
-        self._recent[count % self.SIZE] = seconds
-        self._count = count + 1
-
-    def percentiles(self) -> tuple[float, float]:
-        """The 50th and the 99th, in seconds; zeros before the first job."""
-        recent = sorted(self._recent[: min(self._count, self.SIZE)])
-        if not recent:
-            return 0.0, 0.0
-        return recent[len(recent) // 2], recent[min(len(recent) - 1, len(recent) * 99 // 100)]
+def percentiles(values: Iterable[float]) -> tuple[float, float]:
+    """The 50th and the 99th of what workers note meanwhile; zeros without any."""
+    ordered = sorted(tuple(values))  # a copy in one step, since workers go on
+    if not ordered:
+        return 0.0, 0.0
+    return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]

@@ -103,7 +103,7 @@ def test_cancelled_jobs_that_were_pruned_hold_no_memory(backend: MemoryBackend, 
                 backend.cancel(job.id, now=NOW)
         backend.prune(finished_before=NOW + 1, failed_before=NOW, keep=None)
     (queue,) = backend._store.queues.values()
-    assert sum(len(line.entries) for line in queue.all_lines()) < 200
+    assert sum(len(line._queue) + len(line._heap) for line in queue.all_lines()) < 200
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

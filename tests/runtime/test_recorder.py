@@ -8,6 +8,7 @@ import pytest
 
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.job import Claim, Outcome, Stored, Verb
+from flask_delayq.runtime.claims import Held
 from flask_delayq.testing.faults import Fault, FaultyBackend
 from runtime_parts import Parts
 
@@ -18,7 +19,7 @@ def claimed(parts: Parts, jobs: int) -> list[Claim]:
         None, now=parts.clock.now(), limit=jobs, owner="owner", lease=60
     )
     for claim in claims:
-        parts.claims.add(claim, 0.0)
+        parts.claims.add(Held(claim, None, 0.0, 0.0))
     return claims
 
 

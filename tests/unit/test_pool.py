@@ -95,7 +95,7 @@ def test_short_items_make_places_for_more_and_long_ones_take_them_back() -> None
     pool = Rig(2).pool
     for _ in range(200):
         assert pool.reserve(1) == 1
-        pool.finished(0.0001)
+        pool.finished(0.00001)
     assert pool.places == 2 + PREFETCH_MOST
     assert pool.reserve(1000) == 2 + PREFETCH_MOST
     for _ in range(200):

@@ -316,7 +316,7 @@ def _add_one_rescued(serving: list[Queue], now: float, due: Mapping[str, Levels]
         (priority, entry, queue)
         for queue in serving
         for priority, line in enumerate(queue.rescued)
-        if line.entries and (entry := line.first()) is not None and entry[0] <= now
+        if (entry := line.first()) is not None and entry[0] <= now
     ]
     if heads:
         priority, entry, queue = min(heads, key=itemgetter(0, 1))
@@ -330,7 +330,7 @@ def _put_back(store: Store, due: Mapping[str, Levels], chosen: list[Entry]) -> N
     if len(entries) == len(chosen):
         return
     places = {entry[2] for entry in chosen}
-    for entry in entries:
+    for entry in reversed(entries):
         if entry[2] not in places:
             row = entry[3]
             store.queues[row.new.queue].line_of(row).put_back(entry)

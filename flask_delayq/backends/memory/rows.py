@@ -3,8 +3,10 @@ Must not know locks, claims or verbs; everything here is called under the store'
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
+from itertools import chain
 from math import inf, nextafter
 from typing import TypeAlias
 
@@ -79,41 +81,55 @@ Entry: TypeAlias = tuple[float, str, int, Row]
 
 
 class Line:
-    """Jobs by (moment, id). One that leaves is dropped when it comes up, or once half of them left."""
+    """Jobs by (moment, id). One that leaves is dropped when it comes up, or once half of them left.
 
-    __slots__ = ("entries", "left")
+    Most jobs come in order, so they stand in a queue; a heap keeps those that came out of turn.
+    """
+
+    __slots__ = ("_heap", "_left", "_queue")
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []  # a heap
-        self.left = 0
+        self._queue: deque[Entry] = deque()  # in order
+        self._heap: list[Entry] = []
+        self._left = 0
 
     def __len__(self) -> int:
-        return len(self.entries) - self.left
+        return len(self._queue) + len(self._heap) - self._left
 
     def __iter__(self) -> Iterator[Entry]:
         """Those that stand in it, in no order."""
-        return (entry for entry in self.entries if entry[3].place == entry[2])
+        return (entry for entry in chain(self._queue, self._heap) if entry[3].place == entry[2])
 
     def join(self, moment: float, row: Row, place: int) -> None:
         row.place = place
-        heappush(self.entries, (moment, row.new.id, place, row))
+        entry = (moment, row.new.id, place, row)
+        queue = self._queue
+        if not queue or queue[-1] <= entry:
+            queue.append(entry)
+        else:
+            heappush(self._heap, entry)
+
+    def put_back(self, entry: Entry) -> None:
+        """Let one that was taken out stand at its old place again; of several the last one first."""
+        queue = self._queue
+        if not queue or entry <= queue[0]:
+            queue.appendleft(entry)
+        else:
+            heappush(self._heap, entry)
 
     def leave(self, row: Row) -> None:
         row.place = 0
-        self.left += 1
-        if self.left > 64 and self.left * 2 > len(self.entries):
-            self.entries = list(self)
-            heapify(self.entries)
-            self.left = 0
+        self._left += 1
+        if self._left > 64 and self._left > len(self):
+            entries = sorted(self)
+            self._queue, self._heap, self._left = deque(entries), [], 0
 
     def first(self) -> Entry | None:
-        entries = self.entries
-        while entries:
-            entry = entries[0]
+        while (entry := self._head()) is not None:
             if entry[3].place == entry[2]:
                 return entry
-            heappop(entries)
-            self.left -= 1
+            self._drop_head(entry)
+            self._left -= 1
         return None
 
     def take_before(self, moment: float, limit: int) -> list[Entry]:
@@ -123,17 +139,36 @@ class Line:
     def take_until(self, until: float, limit: int) -> list[Entry]:
         """Remove and return the first entries up to a moment, in order."""
         taken: list[Entry] = []
-        entries = self.entries
-        while entries and len(taken) < limit and entries[0][0] <= until:
-            entry = heappop(entries)
+        queue, heap = self._queue, self._heap
+        while len(taken) < limit:
+            if queue and not heap:
+                entry = queue[0]
+                if entry[0] > until:
+                    break
+                queue.popleft()
+            else:
+                head = self._head()
+                if head is None or head[0] > until:
+                    break
+                entry = head
+                self._drop_head(entry)
             if entry[3].place == entry[2]:
                 taken.append(entry)
             else:
-                self.left -= 1
+                self._left -= 1
         return taken
 
-    def put_back(self, entry: Entry) -> None:
-        heappush(self.entries, entry)
+    def _head(self) -> Entry | None:
+        queue, heap = self._queue, self._heap
+        if not heap:
+            return queue[0] if queue else None
+        return queue[0] if queue and queue[0] < heap[0] else heap[0]
+
+    def _drop_head(self, head: Entry) -> None:
+        if self._heap and self._heap[0] is head:
+            heappop(self._heap)
+        else:
+            self._queue.popleft()
 
 
 class Queue:
@@ -154,7 +189,7 @@ class Queue:
 
     def take_due(self, now: float, limit: int) -> list[list[Entry]]:
         """Remove and return the first due jobs of each priority, rescued ones left aside."""
-        return [line.take_until(now, limit) if line.entries else [] for line in self.lines]
+        return [line.take_until(now, limit) for line in self.lines]
 
     def all_lines(self) -> tuple[Line, ...]:
         return self.lines + self.rescued

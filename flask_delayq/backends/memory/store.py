@@ -58,10 +58,12 @@ class Store:
     def add(self, new: NewJob) -> None:
         """A new job that waits."""
         row = self.rows[new.id] = Row(new, new.run_at)
-        self.wait(row)
+        queue = self.queues.get(new.queue) or self.queue(new.queue)
+        queue.waiting += 1
+        queue.lines[new.priority].join(new.run_at, row, next(self.places))
 
     def wait(self, row: Row) -> None:
-        """Put a job that stands nowhere into its waiting line."""
+        """Put a job that ran, and stands nowhere, into its waiting line."""
         queue = self.queue(row.new.queue)
         row.stored = _WAITING
         row.owner = None
