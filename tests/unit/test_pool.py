@@ -97,7 +97,7 @@ def test_short_items_make_places_for_more_and_long_ones_take_them_back() -> None
         assert pool.reserve(1) == 1
         pool.finished(0.00001)
     assert pool.places == 2 + PREFETCH_MOST
-    assert pool.reserve(1000) == 2 + PREFETCH_MOST
+    assert pool.reserve(10_000) == 2 + PREFETCH_MOST
     for _ in range(200):
         pool.finished(1.0)
     assert pool.places == 2
