@@ -71,11 +71,13 @@ class Dispatcher:
         self._sleeps_until = float("inf")
         self._seen_due: float | None = None  # the store's next due moment at the last look
         self._look_at = float("-inf")  # monotonic moment of the next look whatever the wheel says
-        self._rung = False
+        self._rung = False  # by another process
+        self._wanted = False  # by a thread of this one
 
     def turn(self, now: float) -> float:
         """One turn at a wall moment; returns the seconds to wait for the next one."""
         self._rung, rung = False, self._rung
+        self._wanted, wanted = False, self._wanted
         self._return_unstarted()
         if not self.open:
             return SAFETY
@@ -83,7 +85,7 @@ class Dispatcher:
             popped = self._wheel.advance(now, PAGE)
         mono = self._clock.monotonic()
         seen = self._seen_due is not None and self._seen_due <= now
-        if popped or rung or seen or self._pool.hungry or mono >= self._look_at:
+        if popped or rung or wanted or seen or self._pool.hungry or mono >= self._look_at:
             self._claim_due(now, look=rung or mono >= self._look_at)
         more = self._refill(now)
         return 0.0 if more or len(popped) == PAGE else self._wait()
@@ -127,6 +129,8 @@ class Dispatcher:
                 if claims is None or len(claims) == places:
                     pool.hungry = True
             if len(claims) < places:
+                if pool.hungry:  # set while we claimed, when we had all places
+                    self._wake()
                 break
         if not pool.hungry and (look or self._seen_due is not None):
             # Everything due is taken, so whatever the store names now lies in the future.
@@ -241,10 +245,13 @@ class Dispatcher:
     def expect_now(self) -> None:
         """A job was stored that is due and waits: turn as soon as there is a place for it."""
         pool = self._pool
-        # In this order: a worker that ends between the two lines sees the flag and wakes us.
-        pool.hungry = True
-        if pool.busy < pool.places:
-            self._wake()
+        self._wanted = True
+        if pool.busy >= pool.places:
+            # In this order: a worker that ends between the two lines sees the flag and wakes us.
+            pool.hungry = True
+            if pool.busy >= pool.places:
+                return
+        self._wake()
 
     def request_cancel(self, job_id: str) -> None:
         """If the job runs here, let its task see that it should stop."""

@@ -18,6 +18,9 @@ _log = logging.getLogger(__name__)
 GROUP_LIMIT = 500
 """Outcomes in one transaction at most, so that a long backlog does not hold the store up."""
 
+PAUSE = 0.002
+"""Seconds for which outcomes gather while they come all the time."""
+
 BACKLOG_LIMIT = 10_000
 """Outcomes kept while the store is away; above it no further job is begun."""
 
@@ -69,17 +72,22 @@ class Recorder:
         return len(self._waiting) > BACKLOG_LIMIT
 
     def turn(self, now: float) -> float | None:
-        """Write everything that waits; returns ``None``: nothing to do until the next outcome.
+        """Write a group; returns the seconds to the next one, ``None``: until an outcome comes.
+
+        While outcomes come faster than they are written there is a pause between two groups, so that
+        this thread does not take turns with every worker.
 
         :raises BackendUnavailableError: the store is away; all outcomes are kept.
         """
-        while True:
-            while self._waiting:
-                self.write_group(now)
-            self._asleep = True
-            if not self._waiting:  # an outcome that came between the two lines would sleep for ever
-                return None
-            self._asleep = False
+        if self._waiting:
+            self.write_group(now)
+        if self._waiting:
+            return 0.0 if len(self._waiting) >= GROUP_LIMIT else PAUSE
+        self._asleep = True
+        if not self._waiting:  # an outcome that came between the two lines would sleep for ever
+            return None
+        self._asleep = False
+        return 0.0
 
     def write_group(self, now: float) -> None:
         """Write one group; atomic as :meth:`Backend.record` is. One thread at a time."""

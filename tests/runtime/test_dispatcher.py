@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from flask_delayq.job import Stored
@@ -106,6 +108,38 @@ def test_when_all_places_are_taken_the_next_job_waits_in_the_store(parts: Parts)
     parts.run_all()
     parts.turn()
     assert parts.run_all() == [jobs[-1].id]
+
+
+def test_a_job_stored_while_a_claim_is_under_way_is_not_forgotten(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.client.runner = parts.dispatcher
+    task = parts.task()
+    claim = parts.backend.claim
+
+    def claim_and_meanwhile(*args: Any, **kwargs: Any) -> Any:
+        found = claim(*args, **kwargs)
+        monkeypatch.undo()
+        task.enqueue()  # by another thread: too late for this claim, which has all the places
+        return found
+
+    monkeypatch.setattr(parts.backend, "claim", claim_and_meanwhile)
+    parts.dispatcher.ring()
+    parts.woken = 0
+    parts.turn()
+    assert parts.items == []
+    assert parts.woken, "it would be found a second later"
+    parts.turn()
+    assert len(parts.items) == 1
+
+
+def test_a_job_that_has_to_wait_takes_no_place_from_the_next(parts: Parts) -> None:
+    task = parts.task()
+    task.enqueue()  # an older one, for which a newer one has to wait
+    parts.client.runner = parts.dispatcher
+    task.enqueue()
+    assert parts.items == [] and parts.woken
+    assert parts.dispatcher.reserve(1), "else each job would wait for the one before it"
 
 
 def test_closed_it_claims_nothing(parts: Parts) -> None:

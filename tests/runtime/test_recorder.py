@@ -9,6 +9,7 @@ import pytest
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.job import Claim, Outcome, Stored, Verb
 from flask_delayq.runtime.claims import Held
+from flask_delayq.runtime.recorder import PAUSE
 from flask_delayq.testing.faults import Fault, FaultyBackend
 from runtime_parts import Parts
 
@@ -38,6 +39,28 @@ def test_what_arrived_is_written_as_one_group() -> None:
     assert faulty.calls["record"] == 1
     assert parts.recorded == [claim.id for claim in claims]
     assert len(parts.claims) == 0
+
+
+def test_outcomes_that_come_all_the_time_gather_for_a_moment() -> None:
+    parts = Parts()
+    first, *others = claimed(parts, 4)
+    write = parts.backend.record
+
+    def others_come(outcomes: list[Outcome], *, now: float) -> list[bool]:
+        parts.backend.record = write
+        for claim in others:
+            parts.recorder.add(done(parts, claim))
+        return list(write(outcomes, now=now))
+
+    parts.backend.record = others_come
+    parts.recorder.add(done(parts, first))
+    assert parts.recorder.turn(parts.clock.now()) == PAUSE
+    assert parts.recorded == [first.id] and parts.woken == 1, "nobody disturbs the pause"
+    assert parts.recorder.turn(parts.clock.now()) is None
+    assert len(parts.recorded) == 4
+    (last,) = claimed(parts, 1)
+    parts.recorder.add(done(parts, last))
+    assert parts.woken == 2, "after a rest the next one is written at once"
 
 
 def test_while_the_store_is_away_outcomes_and_claims_are_kept() -> None:

@@ -65,6 +65,9 @@ class Care:
             in_wal, copied = self._seen = sql.connection.wal_checkpoint()
             if not idle:
                 self._copy_the_rest(sql)
+            in_wal, copied = self._seen
+            if in_wal == copied:
+                self._store.headroom.expect_new_beginning()
         if idle and in_wal == copied and file_size(self._store.file.path + "-wal") > TRUNCATE_BYTES:
             # Takes the write lock, without waiting for it; with a reader in the way it gives up.
             sql.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)

@@ -12,6 +12,7 @@ import apsw
 from ...errors import BackendUnavailableError
 from . import forking, schema, sidecars
 from .connection import Sql, machine_time
+from .headroom import Headroom
 from .location import StoreFile
 from .readers import Readers
 from .trouble import CommitUnknown, needs_reopening, translate
@@ -39,7 +40,13 @@ class Store:
 
     def __init__(self, path: str, *, synchronous: bool, boot: str) -> None:
         self.file = StoreFile(path)
-        self.writer = Writer(self._writing, confirm=self.file.verify, discard=self._discard)
+        self.headroom = Headroom(path)
+        self.writer = Writer(
+            self._writing,
+            prepare=self.headroom.make,
+            confirm=self.file.verify,
+            discard=self._discard,
+        )
         self.readers = Readers(self._connect_reader)
         self.last_error: BackendUnavailableError | None = None
         """Why the last write failed; ``None`` once a durable one succeeded."""
@@ -165,6 +172,7 @@ class Store:
             sql = Sql(self.file.path, deadline=deadline)
             try:
                 schema.ensure(sql, self.file.path, self._boot)
+                self.headroom.watch(sql)
                 self.file.remember(identity)
                 self.file.verify()
             except BaseException:

@@ -96,6 +96,7 @@ class Writer:
 
     :param connect: called by the leader before each transaction with its deadline; returns the write
         connection, opened and checked.
+    :param prepare: called inside each transaction whose commit must last, before anything is written.
     :param confirm: called after a commit that must last; raises if the file is not the store any more.
     :param discard: called with an error after which the connection should not be used again.
     """
@@ -104,10 +105,12 @@ class Writer:
         self,
         connect: Callable[[float], Sql],
         *,
+        prepare: Callable[[], None] = lambda: None,
         confirm: Callable[[], None],
         discard: Callable[[BaseException], None],
     ) -> None:
         self._connect = connect
+        self._prepare = prepare
         self._confirm = confirm
         self._discard = discard
         self.reset()
@@ -267,6 +270,8 @@ class Writer:
             sql.deadline = leader.deadline
             sql.synchronous(full)
             sql.rows("BEGIN IMMEDIATE")
+            if full:
+                self._prepare()
             self._gather(leader, full)
             while self._run_group(sql):
                 sql.roll_back()
