@@ -70,9 +70,9 @@ def until(seen: Callable[[], bool], pause: float = 0.001) -> None:
 def await_all(delayq: Any, jobs: Sequence[Any], completed: int) -> None:
     """Wait until the store says that so many jobs are completed, these among them.
 
-    The job stored last is asked for first: to count a long backlog again and again would be a load.
+    The job stored last is waited for first: to count a long backlog again and again would be a load.
     """
-    until(lambda: bool(jobs[-1].refresh().is_final))
+    jobs[-1].wait(PATIENCE)
     until(lambda: bool(delayq.counts()["completed"] >= completed))
 
 

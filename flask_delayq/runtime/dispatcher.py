@@ -83,10 +83,12 @@ class Dispatcher:
             return SAFETY
         with self._wheel_lock:
             popped = self._wheel.advance(now, PAGE)
-        mono = self._clock.monotonic()
+        look = self._clock.monotonic() >= self._look_at
+        if look and not (popped or rung or wanted or self._pool.hungry):
+            self._look()  # idle, most likely: a glance is cheaper than a claim
         seen = self._seen_due is not None and self._seen_due <= now
-        if popped or rung or wanted or seen or self._pool.hungry or mono >= self._look_at:
-            self._claim_due(now, look=rung or mono >= self._look_at)
+        if popped or rung or wanted or seen or self._pool.hungry:
+            self._claim_due(now, look=rung or look)
         more = self._refill(now)
         return 0.0 if more or len(popped) == PAGE else self._wait()
 
@@ -134,8 +136,11 @@ class Dispatcher:
                 break
         if not pool.hungry and (look or self._seen_due is not None):
             # Everything due is taken, so whatever the store names now lies in the future.
-            self._seen_due = self._backend.next_due(self._queues)
-            self._look_at = self._clock.monotonic() + SAFETY
+            self._look()
+
+    def _look(self) -> None:
+        self._seen_due = self._backend.next_due(self._queues)
+        self._look_at = self._clock.monotonic() + SAFETY
 
     def _give(self, places: int, items: Sequence[Held]) -> None:
         for held in items:
@@ -245,6 +250,8 @@ class Dispatcher:
     def expect_now(self) -> None:
         """A job was stored that is due and waits: turn as soon as there is a place for it."""
         pool = self._pool
+        if pool.hungry:
+            return  # whoever ends next wakes us, or a claim that is to begin finds it
         self._wanted = True
         if pool.busy >= pool.places:
             # In this order: a worker that ends between the two lines sees the flag and wakes us.

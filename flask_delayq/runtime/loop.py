@@ -45,6 +45,8 @@ class Loop:
 
     def wake(self) -> None:
         """Let the next turn begin now."""
+        if self._woken:
+            return  # without the lock: it is cleared before the turn that sees why we were called
         with self._changed:
             if not self._woken:
                 self._woken = True

@@ -104,7 +104,7 @@ class WorkerPool(Generic[T]):
         if self._ended % 8 == 0:
             waiting = PREFETCH_SECONDS * self.size / max(self._average, 1e-6)
             self._adjust(self.size + int(min(waiting, PREFETCH_MOST)))
-        if self.hungry and self.busy * 2 <= self._places:
+        if self.hungry and len(self._free) * 2 >= self._places:
             self._on_free()
 
     def stop_prefetching(self) -> None:

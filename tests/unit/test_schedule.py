@@ -6,6 +6,7 @@ Must not know jobs, stores or clocks. The DST tables are the written rule of `sc
 from __future__ import annotations
 
 import math
+import sys
 import time
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -211,7 +212,8 @@ def test_without_zone_data_only_utc_is_known(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(zoneinfo, "TZPATH", ())
     zoneinfo.reset_tzpath(to=())
     ZoneInfo.clear_cache()
-    monkeypatch.setitem(__import__("sys").modules, "tzdata", None)
+    for name in [*(name for name in sys.modules if name.startswith("tzdata.")), "tzdata"]:
+        monkeypatch.setitem(sys.modules, name, None)
     try:
         assert make_rule(cron="0 0 * * *").next_after(0.0) == 86400.0
         with pytest.raises(ConfigurationError, match="Europe/Berlin"):

@@ -39,6 +39,7 @@ from . import (
     schedules,
 )
 from .care import Care
+from .connection import Sql
 from .doorbell import Bells
 from .liveness import SignsOfLife
 from .location import boot_id, path_of
@@ -173,15 +174,9 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
 
     def rescue(self, *, now: float, max_rescues: int, limit: int = 100) -> list[Rescue]:
         # Looked up before the write lock is taken: a dead owner does not come to life again.
-        dead, unseen = [], []
-        for process, marked in self._store.read(processes.select):
-            sign = self._signs.alive(process.owner) if marked else None
-            if sign is False:
-                dead.append(process.owner)
-            elif sign is None and process.seen_at < now - _FORGET_AFTER:
-                unseen.append(process.owner)
-        names, clock = json.dumps(dead), self._clock.monotonic()
-        lost = self._store.read(lambda sql: rescues.lost(sql, clock=clock, dead=names, limit=1))
+        clock = self._clock.monotonic()
+        dead, unseen, lost = self._store.read(lambda sql: self._look_for_dead(sql, now, clock))
+        names = json.dumps(dead)
         if not lost and not dead and not unseen:
             return []
         rescued = self._store.write(
@@ -194,6 +189,17 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
             self._signs.remove(owner)
             self._bells.remove(owner)
         return rescued
+
+    def _look_for_dead(self, sql: Sql, now: float, clock: float) -> tuple[list[str], list[str], bool]:
+        """The owners that are dead, those that nobody has seen for long, and whether jobs are lost."""
+        dead, unseen = [], []
+        for process, marked in processes.select(sql):
+            sign = self._signs.alive(process.owner) if marked else None
+            if sign is False:
+                dead.append(process.owner)
+            elif sign is None and process.seen_at < now - _FORGET_AFTER:
+                unseen.append(process.owner)
+        return dead, unseen, bool(rescues.lost(sql, clock=clock, dead=json.dumps(dead), limit=1))
 
     def next_due(self, queues: Sequence[str] | None) -> float | None:
         return self._store.read(lambda sql: claims.next_due(sql, queues))

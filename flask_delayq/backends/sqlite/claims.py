@@ -3,10 +3,10 @@ Must not know transactions, threads or files; who goes next is decided by ``orde
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 
 from ...job import Claim, Priority, Renewal
-from ..base import TURN_OF_THE_OLDEST
 from ..order import Turns
 from .connection import Row, Sql
 from .outcomes import RELEASE
@@ -22,17 +22,35 @@ WITH RECURSIVE found (name) AS (
     FROM found WHERE found.name IS NOT NULL
 )
 SELECT name FROM found WHERE name IS NOT NULL"""
-_PAUSED_QUEUES = "SELECT name FROM queue WHERE paused = 1"
+_NAMED_QUEUES = "SELECT value AS name FROM json_each(?)"
+_OPEN = " AND name NOT IN (SELECT name FROM queue WHERE paused = 1)"
+_OPEN_WAITING_QUEUES = _WAITING_QUEUES + _OPEN
+_OPEN_NAMED_QUEUES = _NAMED_QUEUES + " WHERE true" + _OPEN
 
 RESCUED_RUNS = "SELECT EXISTS (SELECT 1 FROM job WHERE state = 1 AND rescues > 0)"
 
+# All levels in one statement: each one lets other threads have the interpreter, and where these
+# compute, getting it back takes 5 ms.
 _LEVEL = "FROM job WHERE state = 0 AND queue = ? AND priority = ?"
-_DUE = f"SELECT run_at, id, rescues {_LEVEL} AND run_at <= ? ORDER BY run_at, id LIMIT ?"
-_DUE_UNBLAMED = (
-    f"SELECT run_at, id, rescues {_LEVEL} AND run_at <= ? AND rescues = 0 ORDER BY run_at, id LIMIT ?"
+_DUE_LEVEL = """
+SELECT * FROM (
+    SELECT {level}, run_at, id, rescues FROM job
+    WHERE state = 0 AND queue = ?1 AND priority = {level} AND run_at <= ?2 {more}
+    ORDER BY run_at, id LIMIT ?3
+)"""
+_DUE, _DUE_UNBLAMED = (
+    " UNION ALL ".join(_DUE_LEVEL.format(level=level, more=more) for level in LEVELS)
+    for more in ("", "AND rescues = 0")
 )
-_FIRST = f"SELECT run_at {_LEVEL} ORDER BY run_at, id LIMIT 1"
-_FIRST_UNBLAMED = f"SELECT run_at {_LEVEL} AND rescues = 0 ORDER BY run_at, id LIMIT 1"
+_FIRST_OF_LEVEL = """
+SELECT * FROM (
+    SELECT run_at FROM job WHERE state = 0 AND queue = ?1 AND priority = {level} {more}
+    ORDER BY run_at, id LIMIT 1
+)"""
+_FIRST, _FIRST_UNBLAMED = (
+    " UNION ALL ".join(_FIRST_OF_LEVEL.format(level=level, more=more) for level in LEVELS)
+    for more in ("", "AND rescues = 0")
+)
 _PAGE = f"SELECT run_at, id {_LEVEL} AND run_at > ? AND run_at <= ? ORDER BY run_at, id LIMIT ?"
 _MOMENT = f"SELECT run_at, id {_LEVEL} AND run_at = ? ORDER BY id"
 
@@ -59,10 +77,11 @@ def claim(
     strict: bool,
 ) -> list[Claim]:
     """Make up to ``limit`` due jobs running ones; see ``Backend.claim``."""
-    blamed_may_run = not sql.value(RESCUED_RUNS)
+    names = open_queues(sql, queues)
+    blamed_may_run = bool(names) and not sql.value(RESCUED_RUNS)
     due = {}
-    for queue in open_queues(sql, queues):
-        levels = _due_levels(sql, queue, now, limit, strict, blamed_may_run)
+    for queue in names:
+        levels = _due_levels(sql, queue, now, limit, blamed_may_run)
         if any(levels):
             due[queue] = levels
             # At most one rescued job runs at a time: once one is on the list, no other may be.
@@ -74,23 +93,20 @@ def claim(
     return [Claim(*(*row[:4], owner, *row[4:11])) for row in rows]
 
 
-def _due_levels(
-    sql: Sql, queue: str, now: float, limit: int, strict: bool, blamed_may_run: bool
-) -> list[list[Row]]:
+def _due_levels(sql: Sql, queue: str, now: float, limit: int, blamed_may_run: bool) -> list[list[Row]]:
     """The due jobs of a queue that a claim of ``limit`` can come to, level by level."""
-    wanted, of_the_oldest = limit, 0 if strict else limit // TURN_OF_THE_OLDEST + 1
-    levels = []
-    for level in LEVELS:
-        count = min(limit, wanted + of_the_oldest)
-        rows = sql.rows(_DUE, (queue, level, now, count)) if count else []
-        blamed = [row for row in rows if row[2]]
-        if len(blamed) > blamed_may_run:
-            rows = sql.rows(_DUE_UNBLAMED, (queue, level, now, count))
-            if blamed_may_run:
-                rows = sorted([*rows, blamed[0]])[:count]
-        blamed_may_run &= not blamed
-        wanted = max(0, wanted - len(rows))
-        levels.append(rows)
+    levels: list[list[Row]] = [[] for _ in LEVELS]
+    rows = sql.rows(_DUE, (queue, now, limit))
+    blamed = [row for row in rows if row[3]]
+    if len(blamed) > blamed_may_run:
+        rows = sql.rows(_DUE_UNBLAMED, (queue, now, limit))
+        rows += blamed[:1] if blamed_may_run else []
+    for level, *row in rows:
+        levels[level].append(tuple(row))
+    if blamed:
+        for line in levels:
+            line.sort()
+            del line[limit:]
     return levels
 
 
@@ -102,21 +118,17 @@ def _named(sql: Sql, queues: Sequence[str] | None) -> list[str]:
 
 def open_queues(sql: Sql, queues: Sequence[str] | None) -> list[str]:
     """The named queues, or all that hold waiting jobs, without the paused ones."""
-    names = _named(sql, queues)
-    paused = {name for (name,) in sql.rows(_PAUSED_QUEUES)} if names else set()
-    return [name for name in names if name not in paused]
+    if queues is None:
+        return [name for (name,) in sql.rows(_OPEN_WAITING_QUEUES)]
+    names = json.dumps(list(dict.fromkeys(queues)))
+    return [name for (name,) in sql.rows(_OPEN_NAMED_QUEUES, (names,))]
 
 
 def next_due(sql: Sql, queues: Sequence[str] | None) -> float | None:
     """The earliest moment of a job that :func:`claim` would take then."""
-    first = _FIRST_UNBLAMED if sql.value(RESCUED_RUNS) else _FIRST
-    moments = [
-        moment
-        for queue in open_queues(sql, queues)
-        for level in LEVELS
-        for (moment,) in sql.rows(first, (queue, level))
-    ]
-    return min(moments, default=None)
+    names = open_queues(sql, queues)
+    first = _FIRST_UNBLAMED if names and sql.value(RESCUED_RUNS) else _FIRST
+    return min((moment for queue in names for (moment,) in sql.rows(first, (queue,))), default=None)
 
 
 def upcoming(
