@@ -131,8 +131,6 @@ class Dispatcher:
                 if claims is None or len(claims) == places:
                     pool.hungry = True
             if len(claims) < places:
-                if pool.hungry:  # set while we claimed, when we had all places
-                    self._wake()
                 break
         if not pool.hungry and (look or self._seen_due is not None):
             # Everything due is taken, so whatever the store names now lies in the future.
@@ -148,6 +146,8 @@ class Dispatcher:
             self._pool.put(held)
         if places > len(items):
             self._pool.give_back(places - len(items))
+            if self._pool.hungry:
+                self._wake()  # somebody found no place while these were reserved
         if not self.open:
             # A stop came between the claim and here, so what it withdrew were not these.
             self.release(self._claims.withdraw(float("inf")))
@@ -157,8 +157,8 @@ class Dispatcher:
         limit = self._clock.monotonic() - UNSTARTED_LIMIT if self.open else float("inf")
         withdrawn = self._claims.withdraw(limit)
         if withdrawn:
-            self._pool.stop_prefetching()
             self.release(withdrawn)
+            self._pool.stop_prefetching()  # after their places came back, which go with it
 
     def release(self, claims: Sequence[Claim]) -> None:
         """Give claims back that were withdrawn before they began."""
@@ -251,7 +251,7 @@ class Dispatcher:
         """A job was stored that is due and waits: turn as soon as there is a place for it."""
         pool = self._pool
         if pool.hungry:
-            return  # whoever ends next wakes us, or a claim that is to begin finds it
+            return  # a claim that is to begin finds it, or whose place comes back next wakes us
         self._wanted = True
         if pool.busy >= pool.places:
             # In this order: a worker that ends between the two lines sees the flag and wakes us.

@@ -32,7 +32,9 @@ TEXT_LIMIT = 16_384
 """Characters kept of a traceback and of an error's message."""
 
 
-_forks = 0  # how many of this process's ancestors were forked from one another
+# How many forks lie behind this process. A fork below Python, which runs no hooks, is not counted; to
+# ask for the pid instead is a system call in every run.
+_forks = 0
 
 
 def _count_fork() -> None:

@@ -30,8 +30,8 @@ class WorkerPool(Generic[T]):
 
     :param size: number of threads.
     :param work: must not raise; if it does, the thread is replaced.
-    :param on_free: called by a worker after each item that leaves at least half of the places free,
-        while :attr:`hungry` is set.
+    :param on_free: called by a worker after each item that leaves a worker without one, or at least
+        half of the places free, while :attr:`hungry` is set.
     """
 
     def __init__(
@@ -75,6 +75,8 @@ class WorkerPool(Generic[T]):
     def give_back(self, places: int) -> None:
         """Free reserved places that were not used."""
         self._free.extend([None] * places)
+        if self._made_places > self._places:
+            self._adjust()
 
     def put(self, item: T) -> None:
         """Hand over an item whose place is reserved."""
@@ -104,7 +106,9 @@ class WorkerPool(Generic[T]):
         if self._ended % 8 == 0:
             waiting = PREFETCH_SECONDS * self.size / max(self._average, 1e-6)
             self._adjust(self.size + int(min(waiting, PREFETCH_MOST)))
-        if self.hungry and len(self._free) * 2 >= self._places:
+        elif self._made_places > self._places:
+            self._adjust()
+        if self.hungry and (self.busy < self.size or self.busy * 2 <= self._places):
             self._on_free()
 
     def stop_prefetching(self) -> None:
@@ -112,13 +116,14 @@ class WorkerPool(Generic[T]):
         self._average = max(self._average, PREFETCH_SECONDS * self.size * 4)
         self._adjust(self.size)
 
-    def _adjust(self, places: int) -> None:
+    def _adjust(self, places: int | None = None) -> None:
         """Make places, or take free ones away; those that are taken go when they come back."""
         with self._adjusting:
-            self._places = places
-            missing = places - self._made_places
+            if places is not None:
+                self._places = places
+            missing = self._places - self._made_places
             if missing > 0:
-                self._made_places = places
+                self._made_places += missing
                 self._free.extend([None] * missing)
             elif missing < 0:
                 self._made_places -= self.reserve(-missing)

@@ -1,4 +1,4 @@
-"""Writes how runs ended, in groups: a group is whatever arrived while the last one was being written.
+"""Writes how runs ended, in groups: a group is whatever arrived since the last one was written.
 Knows the backend's one verb for it, and keeps what cannot be written yet."""
 
 from __future__ import annotations

@@ -309,6 +309,13 @@ class EnqueueConformance:
         started(backend, "b")
         assert put(backend, new("c"), max_pending=1)[0].created
 
+    def test_a_known_job_makes_no_queue(self, backend: Inspectable) -> None:
+        put(backend, new("a", queue="one"))
+        assert put(backend, new("a", queue="two")) == [Enqueued("a", False)]
+        with pytest.raises(JobConflictError):
+            put(backend, new("a", queue="three", payload=b"{}"))
+        assert [queue.name for queue in backend.queues(now=NOW)] == ["one"]
+
     def test_max_pending_lets_known_jobs_pass(self, backend: Backend) -> None:
         put(backend, *some(3))
         assert put(backend, *some(3), max_pending=1) == [Enqueued(j.id, False) for j in some(3)]
@@ -923,6 +930,17 @@ class LeaseConformance:
         crash(backend, clock, "b")
         put(backend, new("a"), new("c"), new("d", priority=HIGH))
         assert ids(take(backend)) == ["d", "a", "b", "c"]
+
+    def test_a_rescued_job_that_is_not_taken_holds_up_no_other(
+        self, backend: Backend, clock: FakeClock
+    ) -> None:
+        """Of two in different queues the more urgent one comes first, however few are claimed."""
+        put(backend, new("low", queue="a", priority=LOW), new("urgent", queue="b", priority=HIGH))
+        assert len(take(backend)) == 2
+        clock.advance(LEASE)
+        assert len(rescue(backend)) == 2
+        put(backend, *(replace(job, queue="a") for job in some(20)))
+        assert "urgent" in ids(take(backend, limit=8))
 
     def test_rescue_by_many_threads_takes_each_job_back_once(
         self, backend: Backend, clock: FakeClock

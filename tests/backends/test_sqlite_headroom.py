@@ -68,6 +68,28 @@ def test_zeros_behind_the_last_frame_are_nothing_to_who_opens_the_files_later(pa
         assert total(backend) == 6
 
 
+def test_behind_a_link_it_is_the_wal_of_the_file_itself(path, tmp_path):
+    link = tmp_path / "link.sqlite3"
+    foreign = tmp_path / "link.sqlite3-wal"
+    foreign.write_text("somebody's")
+    with opened(path) as backend:
+        put(backend)
+    link.symlink_to(path)
+    with opened(link) as backend:
+        put(backend)
+        put(backend)
+        assert wal_size(path) > STEP
+    assert foreign.read_text() == "somebody's"
+
+
+def test_a_process_that_stores_one_job_makes_no_room(path):
+    with opened(path) as backend:
+        put(backend)
+    with opened(path) as backend:
+        put(backend)
+        assert wal_size(path) < AHEAD
+
+
 @pytest.mark.parametrize("trouble", ["full", "no space"])
 def test_where_there_is_no_room_jobs_are_stored_as_well(path, monkeypatch, trouble):
     if trouble == "full":

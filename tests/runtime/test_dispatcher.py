@@ -133,6 +133,45 @@ def test_a_job_stored_while_a_claim_is_under_way_is_not_forgotten(
     assert len(parts.items) == 1
 
 
+def test_a_place_that_was_reserved_in_vain_wakes_whoever_waits_for_one() -> None:
+    parts = Parts(workers=1)
+    task = parts.task()
+    parts.turn()
+    place = parts.dispatcher.reserve(1)
+    assert place and parts.dispatcher.reserve(1) is None
+    task.enqueue()  # by a thread without a place, before the one that has it
+    parts.dispatcher.expect_now()
+    task.enqueue()  # so this one is not claimed as it is stored
+    parts.woken = 0
+    parts.dispatcher.hand_over(place, ())
+    parts.dispatcher.expect_now()
+    assert parts.woken, "nobody works, so nobody would end next"
+    parts.turn()
+    assert len(parts.items) == 1
+
+
+def test_jobs_that_go_back_unstarted_are_not_claimed_again_at_once() -> None:
+    parts = Parts(workers=2)
+    task = parts.task()
+    for _ in range(200):  # short ones make many places
+        parts.pool.reserve(1)
+        parts.pool.finished(0.00001)
+    task.enqueue_many([()] * 500)
+    parts.dispatcher.ring()
+    parts.turn()
+    assert len(parts.items) == 500
+    for held in parts.items[:2]:  # two long ones
+        assert parts.claims.begin(held)
+    parts.clock.advance(UNSTARTED_LIMIT)
+    parts.turn()
+    assert parts.claims.oldest_unstarted() is None
+    parts.recorder.turn(parts.clock.now())
+    parts.clock.advance(SAFETY)
+    parts.turn()
+    assert parts.claims.oldest_unstarted() is None, "both workers are busy"
+    assert parts.client.inspect.counts(now=parts.clock.now())["ready"] == 498
+
+
 def test_a_job_that_has_to_wait_takes_no_place_from_the_next(parts: Parts) -> None:
     task = parts.task()
     task.enqueue()  # an older one, for which a newer one has to wait

@@ -116,6 +116,23 @@ def test_prefetching_stops_when_items_waited_too_long() -> None:
     assert pool.places == 2
 
 
+def test_places_that_were_taken_when_prefetching_stopped_do_not_come_back() -> None:
+    pool = Rig(2).pool
+    for _ in range(200):
+        pool.reserve(1)
+        pool.finished(0.00001)
+    taken = pool.reserve(10_000)
+    assert taken > 100
+    pool.stop_prefetching()
+    pool.give_back(taken - 3)
+    assert pool.reserve(10_000) == 0, "three are still taken, and there are two"
+    pool.finished(1.0)
+    assert pool.reserve(1) == 0
+    pool.finished(1.0)
+    assert pool.reserve(10_000) == 1
+    assert pool.busy == 2
+
+
 def test_no_place_is_lost_or_made_by_threads_that_race() -> None:
     pool = Rig(4).pool
     most: list[int] = []
@@ -174,13 +191,26 @@ def test_it_tells_of_free_places_only_when_somebody_wants_them(rig: Rig, hungry:
     assert bool(rig.freed) is hungry
 
 
-def test_it_tells_when_half_of_the_places_are_free_and_not_before() -> None:
+def test_it_tells_when_a_worker_has_nothing_to_do() -> None:
     rig = Rig(4)
     rig.pool.hungry = True
     assert rig.pool.reserve(4) == 4
     rig.pool.finished(1.0)
+    assert rig.freed == 1, "three long items must not hold up the short ones of the fourth worker"
+
+
+def test_it_tells_when_half_of_the_places_are_free_and_not_before() -> None:
+    rig = Rig(2)
+    for _ in range(200):
+        rig.pool.reserve(1)
+        rig.pool.finished(0.00001)
+    places = rig.pool.places
+    assert rig.pool.reserve(10_000) == places
+    rig.pool.hungry = True
+    for _ in range(places // 2 - 1):
+        rig.pool.finished(0.00001)
     assert rig.freed == 0
-    rig.pool.finished(1.0)
+    rig.pool.finished(0.00001)
     assert rig.freed == 1
 
 

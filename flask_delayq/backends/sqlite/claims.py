@@ -4,6 +4,7 @@ Must not know transactions, threads or files; who goes next is decided by ``orde
 from __future__ import annotations
 
 import json
+from bisect import insort
 from collections.abc import Collection, Mapping, Sequence
 
 from ...job import Claim, Priority, Renewal
@@ -27,21 +28,26 @@ _OPEN = " AND name NOT IN (SELECT name FROM queue WHERE paused = 1)"
 _OPEN_WAITING_QUEUES = _WAITING_QUEUES + _OPEN
 _OPEN_NAMED_QUEUES = _NAMED_QUEUES + " WHERE true" + _OPEN
 
-RESCUED_RUNS = "SELECT EXISTS (SELECT 1 FROM job WHERE state = 1 AND rescues > 0)"
+_RESCUED = """
+SELECT EXISTS (SELECT 1 FROM job WHERE state = 1 AND rescues > 0),
+       EXISTS (SELECT 1 FROM job WHERE state = 0 AND rescues > 0)"""
 
-# All levels in one statement: each one lets other threads have the interpreter, and where these
-# compute, getting it back takes 5 ms.
 _LEVEL = "FROM job WHERE state = 0 AND queue = ? AND priority = ?"
-_DUE_LEVEL = """
+# All levels in one statement: each one lets other threads have the interpreter, and where these
+# compute, it takes a millisecond to get it back.
+_DUE = " UNION ALL ".join(
+    f"""
 SELECT * FROM (
-    SELECT {level}, run_at, id, rescues FROM job
-    WHERE state = 0 AND queue = ?1 AND priority = {level} AND run_at <= ?2 {more}
+    SELECT {level}, run_at, id FROM job
+    WHERE state = 0 AND queue = ?1 AND priority = {level} AND run_at <= ?2 AND rescues = 0
     ORDER BY run_at, id LIMIT ?3
 )"""
-_DUE, _DUE_UNBLAMED = (
-    " UNION ALL ".join(_DUE_LEVEL.format(level=level, more=more) for level in LEVELS)
-    for more in ("", "AND rescues = 0")
+    for level in LEVELS
 )
+_DUE_RESCUED = """
+SELECT priority, run_at, id FROM job
+WHERE state = 0 AND rescues > 0 AND queue = ? AND run_at <= ?
+ORDER BY priority, run_at, id LIMIT 1"""
 _FIRST_OF_LEVEL = """
 SELECT * FROM (
     SELECT run_at FROM job WHERE state = 0 AND queue = ?1 AND priority = {level} {more}
@@ -77,15 +83,9 @@ def claim(
     strict: bool,
 ) -> list[Claim]:
     """Make up to ``limit`` due jobs running ones; see ``Backend.claim``."""
-    names = open_queues(sql, queues)
-    blamed_may_run = bool(names) and not sql.value(RESCUED_RUNS)
-    due = {}
-    for queue in names:
-        levels = _due_levels(sql, queue, now, limit, blamed_may_run)
-        if any(levels):
-            due[queue] = levels
-            # At most one rescued job runs at a time: once one is on the list, no other may be.
-            blamed_may_run &= not any(row[2] for level in levels for row in level)
+    due = {queue: _due_levels(sql, queue, now, limit) for queue in open_queues(sql, queues)}
+    if due:
+        _add_one_rescued(sql, due, now)
     chosen = [row[1] for row in turns.choose(due, limit, strict)]
     rows = [sql.rows(_READ, (job_id,))[0] for job_id in chosen]
     sql.run_many(_TAKE, [(owner, lease_until, now, job_id) for job_id in chosen])
@@ -93,21 +93,23 @@ def claim(
     return [Claim(*(*row[:4], owner, *row[4:11])) for row in rows]
 
 
-def _due_levels(sql: Sql, queue: str, now: float, limit: int, blamed_may_run: bool) -> list[list[Row]]:
+def _due_levels(sql: Sql, queue: str, now: float, limit: int) -> list[list[Row]]:
     """The due jobs of a queue that a claim of ``limit`` can come to, level by level."""
     levels: list[list[Row]] = [[] for _ in LEVELS]
-    rows = sql.rows(_DUE, (queue, now, limit))
-    blamed = [row for row in rows if row[3]]
-    if len(blamed) > blamed_may_run:
-        rows = sql.rows(_DUE_UNBLAMED, (queue, now, limit))
-        rows += blamed[:1] if blamed_may_run else []
-    for level, *row in rows:
-        levels[level].append(tuple(row))
-    if blamed:
-        for line in levels:
-            line.sort()
-            del line[limit:]
+    for level, run_at, job_id in sql.rows(_DUE, (queue, now, limit)):
+        levels[level].append((run_at, job_id))
     return levels
+
+
+def _add_one_rescued(sql: Sql, due: Mapping[str, list[list[Row]]], now: float) -> None:
+    """Let the first due job that was rescued stand among the others, unless one runs."""
+    ((running, waiting),) = sql.rows(_RESCUED)
+    if running or not waiting:
+        return
+    heads = [(row, queue) for queue in due for row in sql.rows(_DUE_RESCUED, (queue, now))]
+    if heads:
+        (level, run_at, job_id), queue = min(heads)
+        insort(due[queue][level], (run_at, job_id))
 
 
 def _named(sql: Sql, queues: Sequence[str] | None) -> list[str]:
@@ -127,7 +129,7 @@ def open_queues(sql: Sql, queues: Sequence[str] | None) -> list[str]:
 def next_due(sql: Sql, queues: Sequence[str] | None) -> float | None:
     """The earliest moment of a job that :func:`claim` would take then."""
     names = open_queues(sql, queues)
-    first = _FIRST_UNBLAMED if names and sql.value(RESCUED_RUNS) else _FIRST
+    first = _FIRST_UNBLAMED if names and sql.rows(_RESCUED)[0][0] else _FIRST
     return min((moment for queue in names for (moment,) in sql.rows(first, (queue,))), default=None)
 
 

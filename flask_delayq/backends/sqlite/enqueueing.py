@@ -92,12 +92,12 @@ def _enqueue_one(
         and not sql.value(_PAUSED_OR_BUSY, (job.queue, now))
     )
     owner = wish.owner if wish is not None else ""
-    if job.queue not in sql.queues:
-        _add_queue(sql, job.queue)
     row = _as_running(job, owner, lease_until, now) if claimed else _as_waiting(job)
     if not sql.run(_INSERT_NEW_JOB, row):
         _not_known(sql, (job,))  # raises if it is another job
         return Enqueued(job.id, False)
+    if job.queue not in sql.queues:
+        _add_queue(sql, job.queue)
     sql.run(_INSERT_BODY, (job.id, job.payload))
     if claimed and turns is not None:
         turns.served(job.queue)

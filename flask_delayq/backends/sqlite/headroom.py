@@ -4,8 +4,9 @@ Must not know what is committed.
 
 What is appended is zeros. SQLite reads a WAL up to the first frame that is not valid, and one whose page
 number is 0 never is (https://www.sqlite.org/fileformat2.html#walformat), so they are like what is left
-behind the last frame whenever a WAL begins anew. It happens inside a write transaction: nobody else can
-append then, or cut the file. SQLite keeps no locks on this file, so closing it here drops none.
+behind the last frame whenever a WAL begins anew. It happens inside a write transaction, so nobody else
+writes there or cuts the file; and they are appended (``O_APPEND``), so that they overwrite nothing even
+where the path leads to another file by now. SQLite keeps no locks on this file: closing it drops none.
 """
 
 from __future__ import annotations
@@ -30,20 +31,17 @@ _ZEROS = bytes(STEP)
 
 
 class Headroom:
-    """Makes room in the WAL of one store.
+    """Makes room in the WAL of one store."""
 
-    :param path: of the store.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._wal = path + "-wal"
-        self._folder = os.path.dirname(path)
+    def __init__(self) -> None:
+        self._wal = ""
         self._frame = 4096 + _FRAME_HEADER
         self._used = 0
         self._size = 0
 
     def watch(self, sql: Sql) -> None:
         """Learn from each commit of a connection how far the WAL is used."""
+        self._wal = sql.connection.filename_wal  # beside the file itself, where the path is a link
         self._frame = sql.value("PRAGMA page_size") + _FRAME_HEADER
         self._used = self._size = 0
         sql.connection.set_wal_hook(self._note)
@@ -64,17 +62,17 @@ class Headroom:
 
         Never raises: without room the commit is slower, that is all.
         """
-        if self._size - self._used >= AHEAD:
-            return
+        if self._size - self._used >= AHEAD or not self._used:
+            return  # a process that stores one job and ends needs none
         # Where it fails it is tried again a step later.
         self._size = self._used + AHEAD + STEP
         try:
-            disk = os.statvfs(self._folder)
+            disk = os.statvfs(os.path.dirname(self._wal))
             if disk.f_bavail * disk.f_frsize < SPARE:
                 return
-            wal = os.open(self._wal, os.O_WRONLY)
+            wal = os.open(self._wal, os.O_WRONLY | os.O_APPEND)
             try:
-                size = os.lseek(wal, 0, os.SEEK_END)
+                size = os.fstat(wal).st_size
                 if size - self._used < AHEAD:
                     size += os.write(wal, _ZEROS)
                 self._size = size

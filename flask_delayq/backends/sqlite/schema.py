@@ -40,6 +40,7 @@ CREATE TABLE job (
     finished_at REAL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX job_waiting ON job (queue, priority, run_at, id, rescues) WHERE state = 0;
+CREATE INDEX job_waiting_rescued ON job (queue, priority, run_at, id) WHERE state = 0 AND rescues > 0;
 CREATE INDEX job_running ON job (owner) WHERE state = 1;
 CREATE INDEX job_running_rescued ON job (id) WHERE state = 1 AND rescues > 0;
 CREATE INDEX job_finished ON job (state, finished_at) WHERE state >= 2;

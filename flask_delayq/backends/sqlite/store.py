@@ -40,7 +40,7 @@ class Store:
 
     def __init__(self, path: str, *, synchronous: bool, boot: str) -> None:
         self.file = StoreFile(path)
-        self.headroom = Headroom(path)
+        self.headroom = Headroom()
         self.writer = Writer(
             self._writing,
             prepare=self.headroom.make,

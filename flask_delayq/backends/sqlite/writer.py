@@ -96,7 +96,7 @@ class Writer:
 
     :param connect: called by the leader before each transaction with its deadline; returns the write
         connection, opened and checked.
-    :param prepare: called inside each transaction whose commit must last, before anything is written.
+    :param prepare: called at the beginning of a transaction whose commit must last.
     :param confirm: called after a commit that must last; raises if the file is not the store any more.
     :param discard: called with an error after which the connection should not be used again.
     """
