@@ -30,7 +30,7 @@ _OPEN_NAMED_QUEUES = _NAMED_QUEUES + " WHERE true" + _OPEN
 
 _RESCUED = """
 SELECT EXISTS (SELECT 1 FROM job WHERE state = 1 AND rescues > 0),
-       EXISTS (SELECT 1 FROM job WHERE state = 0 AND rescues > 0)"""
+       EXISTS (SELECT 1 FROM job INDEXED BY job_waiting_rescued WHERE state = 0 AND rescues > 0)"""
 
 _LEVEL = "FROM job WHERE state = 0 AND queue = ? AND priority = ?"
 # All levels in one statement: each one lets other threads have the interpreter, and where these
@@ -45,7 +45,7 @@ SELECT * FROM (
     for level in LEVELS
 )
 _DUE_RESCUED = """
-SELECT priority, run_at, id FROM job
+SELECT priority, run_at, id FROM job INDEXED BY job_waiting_rescued
 WHERE state = 0 AND rescues > 0 AND queue = ? AND run_at <= ?
 ORDER BY priority, run_at, id LIMIT 1"""
 _FIRST_OF_LEVEL = """
