@@ -108,13 +108,15 @@ class MemoryBackend(Inspection, Schedules, Backend):
         """What :meth:`enqueue` does, without its books: most calls bring one job."""
         store = self._store
         job_id = new.id
-        row = store.rows.get(job_id)
-        if row is not None:
-            if row.new.task != new.task or row.new.payload != new.payload:
+        row = Row(new, new.run_at)
+        known = store.rows.setdefault(job_id, row)  # one look into a large dict, not two
+        if known is not row:
+            if known.new.task != new.task or known.new.payload != new.payload:
                 raise JobConflictError(job_id)
             return Enqueued(job_id, False)
         queue = store.queues.get(new.queue) or store.queue(new.queue)
         if max_pending is not None and queue.waiting >= max_pending:
+            del store.rows[job_id]
             raise QueueFullError(queue.name, max_pending)
         if (
             wish is None
@@ -123,10 +125,9 @@ class MemoryBackend(Inspection, Schedules, Backend):
             or queue.paused
             or (queue.waiting and _holds_due(queue, now))
         ):
-            store.add(new)
+            store.stand(row, queue)
             return Enqueued(job_id, True)
         self._turns.served(new.queue)
-        row = store.rows[job_id] = Row(new, new.run_at)
         claim = store.run(row, wish.owner, wish.lease, self._clock.monotonic(), now)
         return Enqueued(job_id, True, claim)
 

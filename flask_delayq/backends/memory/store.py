@@ -58,9 +58,12 @@ class Store:
     def add(self, new: NewJob) -> None:
         """A new job that waits."""
         row = self.rows[new.id] = Row(new, new.run_at)
-        queue = self.queues.get(new.queue) or self.queue(new.queue)
+        self.stand(row, self.queue(new.queue))
+
+    def stand(self, row: Row, queue: Queue) -> None:
+        """Put a new row into its waiting line."""
         queue.waiting += 1
-        queue.lines[new.priority].join(new.run_at, row, next(self.places))
+        queue.lines[row.new.priority].join(row.run_at, row, next(self.places))
 
     def wait(self, row: Row) -> None:
         """Put a job that ran, and stands nowhere, into its waiting line."""
