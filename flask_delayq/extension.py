@@ -169,9 +169,12 @@ class DelayQ:
                 f"this DelayQ is not bound to the current app {current_app.name!r}; "
                 f"call delayq.init_app(app), or use the DelayQ that the app has"
             )
-        self._states = [ref for ref in self._states if ref() is not None]
         if not self._states:
             raise SetupError("this DelayQ is bound to no app yet; call delayq.init_app(app) first")
+        alive = [ref for ref in self._states if ref() is not None]
+        if not alive:
+            raise SetupError("the app that this DelayQ was bound to is gone: hold on to the app")
+        self._states = alive
         if len(self._states) == 1:
             return self.state
         raise SetupError(

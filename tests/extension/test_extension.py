@@ -111,6 +111,15 @@ def test_a_factory_may_be_called_again_and_again() -> None:
     assert delayq.state.app is last
 
 
+def test_an_app_that_nobody_held_is_named_as_the_reason() -> None:
+    delayq = DelayQ()
+    delayq.init_app(named_app("short-lived"))
+    gc.collect()
+    for _ in range(2):
+        with pytest.raises(SetupError, match="is gone"):
+            delayq.counts()
+
+
 def test_unknown_settings_are_refused_with_a_suggestion() -> None:
     app, delayq = make_app()
     app.config["DELAYQ_WORKRES"] = 3
