@@ -61,17 +61,15 @@ class Store:
         self.stand(row, self.queue(new.queue))
 
     def stand(self, row: Row, queue: Queue) -> None:
-        """Put a new row into its waiting line."""
+        """Put a row that is marked as waiting into its line."""
         queue.waiting += 1
-        queue.lines[row.new.priority].join(row.run_at, row, next(self.places))
+        queue.line_of(row).join(row.run_at, row, next(self.places))
 
     def wait(self, row: Row) -> None:
         """Put a job that ran, and stands nowhere, into its waiting line."""
-        queue = self.queue(row.new.queue)
         row.stored = _WAITING
         row.owner = None
-        queue.waiting += 1
-        queue.line_of(row).join(row.run_at, row, next(self.places))
+        self.stand(row, self.queue(row.new.queue))
 
     def run(self, row: Row, owner: str, lease: float, mono: float, now: float) -> Claim:
         """Let a job that stands nowhere run."""

@@ -3,7 +3,6 @@ Must not know SQL, nor how transactions, files and other processes are dealt wit
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
@@ -176,12 +175,11 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
         # Looked up before the write lock is taken: a dead owner does not come to life again.
         clock = self._clock.monotonic()
         dead, unseen, lost = self._store.read(lambda sql: self._look_for_dead(sql, now, clock))
-        names = json.dumps(dead)
         if not lost and not dead and not unseen:
             return []
         rescued = self._store.write(
             lambda sql: rescues.rescue(
-                sql, now=now, clock=clock, dead=names, max_rescues=max_rescues, limit=limit
+                sql, now=now, clock=clock, dead=dead, max_rescues=max_rescues, limit=limit
             ),
             full=True,
         )
@@ -199,7 +197,7 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
                 dead.append(process.owner)
             elif sign is None and process.seen_at < now - _FORGET_AFTER:
                 unseen.append(process.owner)
-        return dead, unseen, bool(rescues.lost(sql, clock=clock, dead=json.dumps(dead), limit=1))
+        return dead, unseen, bool(rescues.lost(sql, clock=clock, dead=dead, limit=1))
 
     def next_due(self, queues: Sequence[str] | None) -> float | None:
         return self._store.read(lambda sql: claims.next_due(sql, queues))

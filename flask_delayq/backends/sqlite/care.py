@@ -62,7 +62,7 @@ class Care:
         page = 4096
         hurries = not idle and in_wal * page > PASSIVE_BYTES // 4
         if in_wal > copied and (idle or (in_wal - copied) * page > PASSIVE_BYTES):
-            in_wal, copied = self._seen = sql.connection.wal_checkpoint()
+            self._seen = sql.connection.wal_checkpoint()
             if not idle:
                 self._copy_the_rest(sql)
             in_wal, copied = self._seen

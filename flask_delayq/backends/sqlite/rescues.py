@@ -3,7 +3,8 @@ Must not know how death is told: it is given the owners that are dead."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Sequence
 
 from ...job import Failure, Rescue, Stored
 from ...serializer import encode_failure
@@ -20,17 +21,17 @@ _AGAIN = f"UPDATE job SET state = 0, rescues = ?, {_BACK} WHERE id = ?"
 _END = f"UPDATE job SET state = ?, rescues = ?, finished_at = ?, {_BACK} WHERE id = ?"
 
 
-def lost(sql: Sql, *, clock: float, dead: str, limit: int) -> list[Row]:
+def lost(sql: Sql, *, clock: float, dead: Sequence[str], limit: int) -> list[Row]:
     """The running jobs to take back.
 
     :param clock: the present on the leases' clock.
-    :param dead: the dead owners, a JSON array.
+    :param dead: the dead owners.
     """
-    return sql.rows(_LOST, (clock, dead, limit))
+    return sql.rows(_LOST, (clock, json.dumps(dead), limit))
 
 
 def rescue(
-    sql: Sql, *, now: float, clock: float, dead: str, max_rescues: int, limit: int
+    sql: Sql, *, now: float, clock: float, dead: Sequence[str], max_rescues: int, limit: int
 ) -> list[Rescue]:
     """Let the lost jobs wait again, or end them; see ``Backend.rescue``."""
     return [
