@@ -57,6 +57,11 @@ class ScheduleNotFoundError(DelayQError, LookupError):
         self.name = name
 
 
+class RuleError(DelayQError, ValueError):
+    """The rule of a schedule cannot be used in this process: a damaged one, or one with a time zone that
+    this system does not know."""
+
+
 class TaskAlreadyRegisteredError(DelayQError):
     """Two functions want the same task name or alias.
 
@@ -253,14 +258,18 @@ class EnqueueUncertainError(BackendError):
 
 
 class QueueFullError(BackendError):
-    """The queue holds ``DELAYQ_MAX_PENDING`` waiting jobs; nothing was stored.
+    """The queue holds ``DELAYQ_MAX_PENDING`` waiting jobs, or the store ``DELAYQ_MAX_PENDING_TOTAL``;
+    nothing was stored.
 
-    :ivar queue: its name.
+    :ivar queue: its name; ``None`` if it is the limit of all queues together.
     :ivar limit: the limit.
     """
 
-    def __init__(self, queue: str, limit: int) -> None:
-        super().__init__(f"queue {queue!r} is full: {limit:,} jobs wait in it")
+    def __init__(self, queue: str | None, limit: int) -> None:
+        if queue is None:
+            super().__init__(f"the store is full: at most {limit:,} jobs may wait in all queues")
+        else:
+            super().__init__(f"queue {queue!r} is full: at most {limit:,} jobs may wait in it")
         self.queue = queue
         self.limit = limit
 

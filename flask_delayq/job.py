@@ -49,6 +49,11 @@ class Stored(IntEnum):
         """Whether only an explicit retry by a person leaves the state."""
         return self >= Stored.COMPLETED
 
+    @classmethod
+    def of(cls, number: int) -> Stored:
+        """The state of this number; FAILED for a number that none has: the row is damaged."""
+        return cls(number) if 0 <= number <= 4 else cls.FAILED
+
 
 class Priority(IntEnum):
     """The level of a job within its queue; the smaller number goes first."""
@@ -95,8 +100,21 @@ meanwhile.
 """
 
 
+def brief(record: Struct) -> str:
+    """A record as text with the sizes of what it carries instead of the contents: programs that collect
+    errors keep the texts of local variables, and arguments and results may hold secrets."""
+    parts = []
+    for name in record.__struct_fields__:
+        value = getattr(record, name)
+        said = f"<{len(value)} bytes>" if isinstance(value, bytes) else repr(value)
+        parts.append(f"{name}={said}")
+    return f"{type(record).__name__}({', '.join(parts)})"
+
+
 class NewJob(Struct, frozen=True, gc=False):
     """A job on its way into a backend."""
+
+    __repr__ = brief
 
     id: str
     task: str
@@ -122,6 +140,8 @@ class Claim(Struct, frozen=True, gc=False):
     that carries an older number changes nothing.
     """
 
+    __repr__ = brief
+
     id: str
     task: str
     queue: str
@@ -135,6 +155,8 @@ class Claim(Struct, frozen=True, gc=False):
     max_attempts: int | None = None
     enqueued_at: float = 0.0
     priority: int = 1
+    leased_at: float = 0.0
+    """When its lease began, on the backend's monotonic clock."""
 
 
 class Outcome(Struct, frozen=True, gc=False):
@@ -143,6 +165,8 @@ class Outcome(Struct, frozen=True, gc=False):
     ``attempt`` of the stored job becomes ``claim.attempt`` for COMPLETE, FAIL, RETRY and CANCEL, and
     stays what it was for SNOOZE, RELEASE and INTERRUPT.
     """
+
+    __repr__ = brief
 
     claim: Claim
     verb: Verb
@@ -164,7 +188,7 @@ class Enqueued(Struct, frozen=True, gc=False):
     """Set when the job was claimed in the same step, for the caller to run."""
 
 
-class ClaimFor(Struct, frozen=True, gc=False):
+class ClaimFor(Struct, frozen=True, eq=False, gc=False):
     """The wish to claim up to ``slots`` of the jobs while they are enqueued."""
 
     owner: str
@@ -192,6 +216,9 @@ class Rescue(Struct, frozen=True):
     owner: str
     rescues: int
     state: Stored
+    charged: bool = True
+    """Whether this time was counted in ``rescues``; not if a stop had interrupted the run, nor if the
+    task had not begun."""
 
 
 class Failure(Struct, frozen=True, omit_defaults=True):
@@ -207,6 +234,8 @@ class Failure(Struct, frozen=True, omit_defaults=True):
 
 class JobRecord(Struct, frozen=True):
     """A job as it is stored."""
+
+    __repr__ = brief
 
     id: str
     task: str
@@ -274,8 +303,19 @@ class QueueInfo(Struct, frozen=True):
     """``run_at`` of the oldest ready job: epoch seconds."""
 
 
+class TaskInfo(Struct, frozen=True):
+    """A task as its waiting jobs show it."""
+
+    name: str
+    waiting: int
+    oldest: float
+    """``run_at`` of the earliest waiting job: epoch seconds."""
+
+
 class ProcessRecord(Struct, frozen=True):
     """A process that runs jobs (or did until it died)."""
+
+    __repr__ = brief
 
     owner: str
     """Random per start of its runtime; pid and host are for display only."""
@@ -290,6 +330,8 @@ class ProcessRecord(Struct, frozen=True):
 
 class ScheduleRecord(Struct, frozen=True):
     """A periodic rule and where it stands."""
+
+    __repr__ = brief
 
     name: str
     task: str

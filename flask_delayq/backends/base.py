@@ -12,17 +12,18 @@ from ..job import (
     ClaimFor,
     Enqueued,
     Health,
-    JobQuery,
-    JobRecord,
     NewJob,
     Outcome,
     ProcessRecord,
-    QueueInfo,
     Renewal,
     Rescue,
-    ScheduleRecord,
-    Stored,
 )
+from .capabilities import Inspectable, Schedulable
+
+__all__ = ["LONGEST_WAIT", "TURN_OF_THE_OLDEST", "Backend", "Doorbell", "Inspectable", "Schedulable"]
+
+LONGEST_WAIT = 5.0
+"""Seconds that a verb without a timeout of its own waits for other writers at most."""
 
 TURN_OF_THE_OLDEST = 8
 """Every so many claims from a queue, the oldest due job goes first whatever its level."""
@@ -49,6 +50,7 @@ class Backend(ABC):
         now: float,
         timeout: float,
         max_pending: int | None = None,
+        max_pending_total: int | None = None,
         claim_for: ClaimFor | None = None,
     ) -> list[Enqueued]:
         """Store jobs; durable when it returns. One answer per job, in order.
@@ -61,13 +63,17 @@ class Backend(ABC):
             then is withdrawn.
         :param max_pending: most waiting jobs that one queue may hold, counted exactly and within the
             same transaction; jobs that exist already count once. A job that is claimed in the same
-            step counts as well, so that the answer does not depend on who is idle.
+            step counts as well, so that the answer does not depend on who is idle. What it costs does
+            not depend on how many wait, but for the first call with a limit on a store, which counts.
+        :param max_pending_total: the same for all queues together.
         :param claim_for: claim, in the same transaction, up to ``slots`` of the jobs, in the order in
             which :meth:`claim` would take them. A job is claimed only if it was created by this call,
-            is due, its queue is not paused and held no other due waiting job before; otherwise it
+            is due, its queue is not paused and held no other due waiting job before, suspects (see
+            :meth:`rescue`) aside, and its owner may still claim (:meth:`end_claims`); otherwise it
             waits for any process.
         :raises JobConflictError: an id is taken by another task or payload; nothing was stored.
-        :raises QueueFullError: ``max_pending`` would be exceeded; nothing was stored.
+        :raises QueueFullError: ``max_pending`` (then it names the queue) or ``max_pending_total`` would
+            be exceeded; nothing was stored.
         :raises BackendUnavailableError: nothing was stored.
         :raises EnqueueUncertainError: the commit's outcome is unknown.
         """
@@ -82,12 +88,15 @@ class Backend(ABC):
         owner: str,
         lease: float,
         strict: bool = False,
+        tasks: Collection[str] | None = None,
     ) -> list[Claim]:
         """Take up to ``limit`` due jobs to run them; one transaction.
 
         Eligible: waiting, ``run_at <= now``, in one of ``queues`` (``None``: any queue) and that queue
-        not paused. A job with ``rescues > 0`` is eligible only while no other such job runs anywhere
-        in the store, so at most one of them is taken.
+        not paused, its task one of ``tasks`` (``None``: any task). What a call costs does not depend on
+        how many jobs of other tasks wait, but for the first call that names tasks: an engine may order
+        the jobs by task then. A suspect (see :meth:`rescue`) is eligible only while no other one runs in
+        the name of ``owner``, so at most one of them is taken.
 
         Order within a queue: (priority, run_at, id); every 8th job that this backend object hands out
         from a queue is its oldest due one (run_at, id) whatever the level, unless ``strict``. Queues
@@ -95,6 +104,21 @@ class Backend(ABC):
 
         Changes: state running, ``owner``, lease end, ``claim_no + 1``, ``started_at = now``,
         ``interrupted`` and ``progress`` cleared. ``attempt`` of the claim is the stored one + 1.
+
+        The lease begins inside the transaction, once it is known what is taken, and the claim says when
+        (``Claim.leased_at``): the wait for the store takes nothing from it.
+
+        An owner that was told to claim no more gets nothing, see :meth:`end_claims`.
+        """
+
+    @abstractmethod
+    def end_claims(self, owner: str) -> None:
+        """Claim nothing more for this owner, for good; no I/O, and it never raises.
+
+        It is looked at inside the transaction, by :meth:`claim` and by the claiming half of
+        :meth:`enqueue`: one that began before and waits for the store claims nothing either. What the
+        owner holds it keeps, and may record, renew and withdraw. It need hold only for this object
+        (a runtime has one backend), and as long as this object lives.
         """
 
     @abstractmethod
@@ -109,48 +133,116 @@ class Backend(ABC):
         Changes by verb (see :data:`~flask_delayq.job.TRANSITIONS`): COMPLETE, FAIL, CANCEL set
         ``attempt``, ``finished_at``, ``result`` or ``error``; RETRY sets ``attempt``, ``run_at``,
         ``error``; SNOOZE sets ``run_at``; RELEASE changes nothing else; all of these clear ``owner``.
+        RETRY and SNOOZE set ``rescues`` to 0: the run has not crashed its process.
         COMPLETE also clears an older ``error``. INTERRUPT sets ``interrupted`` and keeps the job
         running in the owner's name until the owner is gone or writes its end after all. RETRY, SNOOZE
         and RELEASE of a job whose cancel was requested end it as cancelled.
         """
 
+    def mark_begun(self, claim: Claim) -> None:
+        """From now on code of the task may be running in this claim, be it to restore its arguments.
+        Whoever calls it makes sure only then that the claim is young enough to begin.
+
+        Never raises, waits for nobody and changes nothing in the store. A backend that can tell after a
+        crash which claims were marked charges these alone; by default whatever was claimed had begun.
+        """
+        return
+
+    def unmark_begun(self, claim: Claim) -> None:
+        """Take the mark of a claim back: nothing of it ran, or it may run again, uncharged. As harmless
+        as :meth:`mark_begun`, also for a claim without a mark.
+        """
+        return
+
     @abstractmethod
-    def renew(self, owner: str, held: Collection[Claim], *, lease: float) -> Renewal:
+    def renew(
+        self, owner: str, held: Collection[Claim], *, lease: float, asked_at: float | None = None
+    ) -> Renewal:
         """Extend the leases of the claims that this owner still holds in memory; one transaction.
 
         A running job in the owner's name that is not in ``held`` (same id and ``claim_no``) and was
         claimed or renewed at least a sixth of a lease ago is released in the same turn: it waits
         again, uncharged. (Younger ones may be on their way from the store into memory.)
+
+        That it returns proves that the store can be written, also with nothing to renew.
+
+        :param asked_at: a monotonic moment before ``held`` was put together; the new leases and the
+            ages of the others count from it. ``None``: now.
         """
 
     @abstractmethod
-    def rescue(self, *, now: float, max_rescues: int, limit: int = 100) -> list[Rescue]:
+    def rescue(
+        self,
+        *,
+        now: float,
+        max_rescues: int,
+        limit: int = 100,
+        judge: str | None = None,
+        leases: bool = True,
+        asked_at: float | None = None,
+    ) -> list[Rescue]:
         """Take back up to ``limit`` running jobs whose owner is dead or whose lease has ended.
 
         The lease ends when its end is reached (``lease end <= clock``). An owner of this host is also
         dead as soon as its process is gone, where the backend can tell.
 
-        Changes: interrupted ones wait again, uncharged. The others get ``rescues + 1`` and wait again
-        with ``run_at`` unchanged; if that exceeds ``max_rescues`` it ends as failed with an error that
-        says so. A job that says ``fail_on_crash`` fails in either case: its run was cut off, and it
-        must not be repeated. If its cancel was requested it is cancelled.
+        :param judge: the owner who asks: a runtime never takes its own jobs back.
+        :param leases: ``False``: only jobs of owners that are dead for certain; ends of leases mean
+            nothing to a caller that could not renew its own (who could not renew may not judge).
+        :param asked_at: the monotonic moment as of which leases are judged; ``None``: now. The one at
+            which the caller made sure that it may judge them: it may stand still after that.
+
+        Changes: those that had not begun, where the backend can tell (:meth:`mark_begun`), wait again,
+        uncharged, with ``run_at`` unchanged; so do interrupted ones. The others get ``rescues + 1`` and
+        wait again; if that exceeds ``max_rescues`` it ends as failed with an error that says so
+        (``WorkerCrashed``). A job that says ``fail_on_crash`` and had begun fails in either case: its
+        run was cut off, and it must not be repeated. If its cancel was requested it is cancelled.
         ``attempt`` is never changed, ``owner`` is cleared. Final states are never touched.
+
+        A job charged twice in a row (once, where ``max_rescues`` is 1 or 0) is a suspect: from now on
+        it runs alone among suspects of its owner, so that a poison job cannot have its neighbours
+        charged until they fail. What becomes of each job is :func:`~.crashes.verdict_of`.
         """
 
     @abstractmethod
-    def next_due(self, queues: Sequence[str] | None) -> float | None:
-        """The earliest ``run_at`` of a waiting job in these queues, or ``None``; an index seek.
+    def next_due(
+        self,
+        queues: Sequence[str] | None,
+        *,
+        owner: str = "",
+        tasks: Collection[str] | None = None,
+    ) -> float | None:
+        """The earliest ``run_at`` of a waiting job in these queues and of these tasks, or ``None``; an
+        index seek.
 
-        Paused queues do not count, nor do jobs that :meth:`claim` would refuse because another
-        rescued job runs, so that a caller who finds a moment in the past can claim something.
+        Paused queues do not count, nor do suspects while ``owner`` runs one, so that a caller who finds
+        a moment in the past can claim something.
         """
 
     @abstractmethod
     def upcoming(
-        self, queues: Sequence[str] | None, *, after: float, until: float, limit: int
+        self,
+        queues: Sequence[str] | None,
+        *,
+        after: float,
+        until: float,
+        limit: int,
+        tasks: Collection[str] | None = None,
     ) -> list[tuple[float, str]]:
-        """A page of waiting jobs, ``after < run_at <= until``, ordered by (run_at, id): their moments
-        and ids. A page never ends inside a moment that it began, so it may be longer than ``limit``."""
+        """A page of waiting jobs of these queues and tasks, ``after < run_at <= until``, ordered by
+        (run_at, id): their moments and ids. A page never ends inside a moment that it began, so it may
+        be longer than ``limit``."""
+
+    @abstractmethod
+    def bring_forward(self, *, now: float, ahead: float = 0.0) -> int:
+        """For a wall clock that was set back: let jobs be due at ``now`` that were due when they were
+        enqueued, and whose moment lies more than ``ahead`` seconds in the future by this clock. Returns
+        how many.
+
+        Eligible: waiting, ``now + ahead < run_at <= enqueued_at``, and the latest run, if any, did not
+        end with RETRY or SNOOZE, whose moment stands. Changes ``run_at`` only. Jobs that were enqueued
+        for a later moment keep theirs. Not one transaction.
+        """
 
     @abstractmethod
     def progress(self, claim: Claim, data: bytes) -> bool:
@@ -184,8 +276,20 @@ class Backend(ABC):
 
     @abstractmethod
     def withdraw(self, owner: str) -> None:
-        """Remove the record and the sign of life; a running job still in its name can be rescued at
-        once."""
+        """The owner's last word: it runs nothing any more. One transaction, then its sign of life ends.
+        An owner that may still be claiming in another thread says :meth:`end_claims` before.
+
+        Removes the record, and releases the jobs that still run in the owner's name, which have not
+        begun: they wait again, uncharged, or are cancelled if that was requested. One that is marked
+        as interrupted has begun; it waits again as well, unless it says ``fail_on_crash``: then it
+        fails, as in :meth:`rescue`. If it raises, the sign of life ends all the same, and others
+        rescue what is left.
+        """
+
+    def let_go(self, owner: str) -> None:
+        """End the owner's sign of life, where there is one, and write nothing: as if its process had
+        died. Never raises."""
+        return
 
     @abstractmethod
     def processes(self) -> list[ProcessRecord]:
@@ -205,8 +309,13 @@ class Backend(ABC):
         return False
 
     @abstractmethod
-    def health(self) -> Health:
-        """Whether the store can be written now; never raises for a store in trouble."""
+    def health(self, *, probe: bool = True) -> Health:
+        """Whether the store can be written now; never raises for a store in trouble.
+
+        :param probe: try it, which may open or create the store and wait up to a second for others
+            that write. Without it the answer comes at once, from what a look and the last write tell:
+            nothing is created, nobody is waited for.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -216,99 +325,6 @@ class Backend(ABC):
     @abstractmethod
     def url(self) -> str:
         """Where it is, fit for logs and pages: without password."""
-
-
-class Inspectable(ABC):
-    """A backend that can be asked about single jobs and told what to do with them."""
-
-    @abstractmethod
-    def get(self, job_id: str) -> JobRecord | None:
-        """The job as stored, or ``None``."""
-
-    @abstractmethod
-    def queues(self, *, now: float) -> list[QueueInfo]:
-        """Every queue that holds or held jobs or is paused, by name."""
-
-    @abstractmethod
-    def list(self, query: JobQuery, *, now: float) -> list[JobRecord]:
-        """Jobs that match, newest id first, at most ``query.limit``; ``payload``, ``result`` and
-        ``error`` may be left empty."""
-
-    @abstractmethod
-    def counts(self, *, now: float) -> dict[str, int]:
-        """How many jobs are in each of the six states, by name; all six are present."""
-
-    @abstractmethod
-    def cancel(self, job_id: str, *, now: float, reason: str = "") -> Stored | None:
-        """Cancel a job; atomic. Returns its state afterwards, ``None`` if there is no such job.
-
-        A waiting one is cancelled at once, in time independent of how many there are. Of a running one
-        only ``cancel_requested`` is set: the task may look at it. Final ones stay as they are.
-
-        :param reason: kept as the error's message, where the job is cancelled at once.
-        """
-
-    @abstractmethod
-    def revive(self, job_id: str, *, run_at: float) -> Stored | None:
-        """Make a failed or cancelled job wait again, by a person's wish; atomic. Returns its state
-        *before*, ``None`` if there is no such job; other states are left alone.
-
-        Changes: ``attempt`` and ``rescues`` 0, ``finished_at`` and ``cancel_requested`` cleared, the
-        ``error`` kept for reading; ``claim_no`` goes on counting.
-        """
-
-    @abstractmethod
-    def pause(self, queue: str) -> None:
-        """Claim nothing more from the queue, in every process; running jobs go on."""
-
-    @abstractmethod
-    def resume(self, queue: str) -> None:
-        """Undo :meth:`pause`."""
-
-    @abstractmethod
-    def purge(self, queue: str, *, now: float, limit: int = 1000) -> int:
-        """Cancel up to ``limit`` waiting jobs of the queue and return how many."""
-
-
-class Schedulable(ABC):
-    """A backend that keeps periodic rules."""
-
-    @abstractmethod
-    def put_schedule(self, schedule: ScheduleRecord, *, replace: bool = True) -> ScheduleRecord:
-        """Store a schedule by name and return what is stored now; atomic.
-
-        If one of this name exists: with ``replace=False`` it stays. Otherwise task, payload, queue,
-        priority and the other settings are taken over, ``last_due`` and ``paused`` stay as they are.
-        Where the rule is unchanged, ``next_due`` stays as well; where it changed, ``generation + 1``
-        and the new ``next_due``.
-        """
-
-    @abstractmethod
-    def schedules(self) -> list[ScheduleRecord]:
-        """All schedules, by name."""
-
-    @abstractmethod
-    def remove_schedule(self, name: str) -> bool:
-        """Delete a schedule; jobs already enqueued stay. False if there was none."""
-
-    @abstractmethod
-    def pause_schedule(self, name: str, paused: bool, *, next_due: float | None = None) -> bool:
-        """Pause a schedule, or let it go on from ``next_due``. False if there is none."""
-
-    @abstractmethod
-    def next_occurrence(self) -> float | None:
-        """The earliest ``next_due`` of a schedule that is not paused, or ``None``."""
-
-    @abstractmethod
-    def fire(self, schedule: ScheduleRecord, job: NewJob | None, *, next_due: float) -> Enqueued | None:
-        """Enqueue one occurrence and move the schedule on; one transaction.
-
-        Happens only if the stored schedule is not paused and still has the ``generation`` and the
-        ``next_due`` of ``schedule`` (compare-and-set); otherwise returns ``None`` and changes nothing.
-        So of N processes one enqueues, and pruning the job later cannot bring the occurrence back.
-        Sets ``last_due`` to the old ``next_due``. With ``job=None`` the occurrence is skipped and
-        ``None`` is returned.
-        """
 
 
 class Doorbell(ABC):

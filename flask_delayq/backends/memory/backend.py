@@ -4,12 +4,11 @@ Must not know how jobs are looked at (``inspection``) nor what is periodic (``sc
 from __future__ import annotations
 
 import re
-from bisect import insort
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from heapq import nsmallest
 from math import inf
-from operator import attrgetter, itemgetter
-from typing import TypeAlias
+from operator import attrgetter
 
 from ...clock import Clock
 from ...errors import ConfigurationError, JobConflictError, QueueFullError
@@ -23,19 +22,18 @@ from ...job import (
     ProcessRecord,
     Renewal,
     Rescue,
+    Stored,
 )
 from ..base import Backend
 from ..order import Turns
-from .endings import take_back, write_end
+from .choosing import Levels, add_one_suspect, holds_due, order_by_task, put_back
+from .endings import give_back, take_back, write_end
 from .inspection import Inspection
-from .rows import Entry, Queue, Row
+from .rows import Row
 from .schedules import Schedules
 from .store import Store, shared_store
 
 _URL = re.compile(r"memory://([A-Za-z0-9._-]*)")
-
-Levels: TypeAlias = list[list[Entry]]
-"""Due jobs of one queue by priority, each level in order."""
 
 _lease_end = attrgetter("lease_end")
 
@@ -75,12 +73,18 @@ class MemoryBackend(Inspection, Schedules, Backend):
         now: float,
         timeout: float,
         max_pending: int | None = None,
+        max_pending_total: int | None = None,
         claim_for: ClaimFor | None = None,
     ) -> list[Enqueued]:
         store = self._store
         with store.lock:
             if len(jobs) == 1:
-                return [self._enqueue_one(jobs[0], now, max_pending, claim_for)]
+                only = Row(jobs[0], jobs[0].run_at)
+                try:
+                    return [self._enqueue_one(only, now, max_pending, max_pending_total, claim_for)]
+                except BaseException:
+                    store.take_out((only,))
+                    raise
             rows = store.rows
             fresh: dict[str, NewJob] = {}
             for new in jobs:
@@ -88,12 +92,19 @@ class MemoryBackend(Inspection, Schedules, Backend):
                 known = fresh.setdefault(new.id, new) if row is None else row.new
                 if known is not new and (known.task != new.task or known.payload != new.payload):
                     raise JobConflictError(new.id)
-            if max_pending is not None:
-                self._check_room(fresh.values(), max_pending)
-            claims = self._claim_new(fresh, now, claim_for) if claim_for is not None else {}
-            for new in fresh.values():
-                if new.id not in claims:
-                    store.add(new)
+            self._check_room(fresh.values(), max_pending, max_pending_total)
+            wish = claim_for
+            if wish is not None and wish.owner in store.claim_no_more:
+                wish = None
+            added = {new.id: Row(new, new.run_at) for new in fresh.values()}
+            try:
+                claims = self._claim_new(added, now, wish) if wish is not None else {}
+                for row in added.values():
+                    if row.new.id not in claims:
+                        store.add(row)
+            except BaseException:
+                store.take_out(added.values())
+                raise
             # The first mention of an id created it; a later one in the same call finds it there.
             return [
                 Enqueued(new.id, True, claims.get(new.id))
@@ -103,27 +114,36 @@ class MemoryBackend(Inspection, Schedules, Backend):
             ]
 
     def _enqueue_one(
-        self, new: NewJob, now: float, max_pending: int | None, wish: ClaimFor | None
+        self,
+        row: Row,
+        now: float,
+        max_pending: int | None,
+        max_pending_total: int | None,
+        wish: ClaimFor | None,
     ) -> Enqueued:
         """What :meth:`enqueue` does, without its books: most calls bring one job."""
         store = self._store
+        new = row.new
         job_id = new.id
-        row = Row(new, new.run_at)
         known = store.rows.setdefault(job_id, row)  # one look into a large dict, not two
         if known is not row:
             if known.new.task != new.task or known.new.payload != new.payload:
                 raise JobConflictError(job_id)
             return Enqueued(job_id, False)
-        queue = store.queues.get(new.queue) or store.queue(new.queue)
-        if max_pending is not None and queue.waiting >= max_pending:
-            del store.rows[job_id]
+        queue = store.queues.get(new.queue)
+        if max_pending is not None and queue is not None and queue.waiting >= max_pending:
             raise QueueFullError(queue.name, max_pending)
+        if max_pending_total is not None and store.waiting >= max_pending_total:
+            raise QueueFullError(None, max_pending_total)
+        if queue is None:
+            queue = store.queue(new.queue)
         if (
             wish is None
             or new.run_at > now
             or wish.slots < 1
+            or wish.owner in store.claim_no_more
             or queue.paused
-            or (queue.waiting and _holds_due(queue, now))
+            or (queue.waiting and holds_due(queue, now))
         ):
             store.stand(row, queue)
             return Enqueued(job_id, True)
@@ -131,27 +151,32 @@ class MemoryBackend(Inspection, Schedules, Backend):
         claim = store.run(row, wish.owner, wish.lease, self._clock.monotonic(), now)
         return Enqueued(job_id, True, claim)
 
-    def _check_room(self, fresh: Collection[NewJob], max_pending: int) -> None:
-        coming: dict[str, int] = {}
-        for new in fresh:
-            coming[new.queue] = coming.get(new.queue, 0) + 1
-        for name, jobs in coming.items():
-            if self._store.queue(name).waiting + jobs > max_pending:
-                raise QueueFullError(name, max_pending)
+    def _check_room(
+        self, fresh: Collection[NewJob], max_pending: int | None, max_pending_total: int | None
+    ) -> None:
+        store = self._store
+        if max_pending is not None:
+            for name, jobs in Counter(new.queue for new in fresh).items():
+                queue = store.queues.get(name)
+                if (queue.waiting if queue else 0) + jobs > max_pending:
+                    raise QueueFullError(name, max_pending)
+        if fresh and max_pending_total is not None and store.waiting + len(fresh) > max_pending_total:
+            raise QueueFullError(None, max_pending_total)
 
-    def _claim_new(self, fresh: Mapping[str, NewJob], now: float, wish: ClaimFor) -> dict[str, Claim]:
+    def _claim_new(self, fresh: Mapping[str, Row], now: float, wish: ClaimFor) -> dict[str, Claim]:
         store = self._store
         due: dict[str, Levels | None] = {}
-        for new in fresh.values():
+        for row in fresh.values():
+            new = row.new
             if new.run_at > now:
                 continue
             name = new.queue
             if name not in due:
                 queue = store.queue(name)
-                due[name] = None if queue.paused or _holds_due(queue, now) else [[], [], []]
+                due[name] = None if queue.paused or holds_due(queue, now) else [[], [], []]
             levels = due[name]
             if levels is not None:
-                levels[new.priority].append((new.run_at, new.id, 0, Row(new, new.run_at)))
+                levels[new.priority].append((new.run_at, new.id, 0, row))
         lines = {name: levels for name, levels in due.items() if levels is not None}
         for levels in lines.values():
             for level in levels:
@@ -172,31 +197,42 @@ class MemoryBackend(Inspection, Schedules, Backend):
         owner: str,
         lease: float,
         strict: bool = False,
+        tasks: Collection[str] | None = None,
     ) -> list[Claim]:
         store = self._store
         with store.lock:
+            if owner in store.claim_no_more:
+                return []
             serving = [q for q in store.named(queues) if q.waiting and not q.paused]
-            due = {q.name: q.take_due(now, limit) for q in serving}
-            if not store.rescued_running:
-                _add_one_rescued(serving, now, due)
+            if tasks is not None:
+                order_by_task(serving)
+            due = {q.name: q.take_due(now, limit, tasks) for q in serving}
+            if owner not in store.suspect_of:
+                add_one_suspect(serving, now, due, tasks)
             chosen = self._turns.choose(due, limit, strict)
-            _put_back(store, due, chosen)
+            put_back(store, due, chosen)
             mono = self._clock.monotonic()
             claims = []
             for _, _, _, row in chosen:
                 store.queues[row.new.queue].waiting -= 1
+                store.waiting -= 1
                 claims.append(store.run(row, owner, lease, mono, now))
             return claims
+
+    def end_claims(self, owner: str) -> None:
+        self._store.claim_no_more.add(owner)
 
     def record(self, outcomes: Sequence[Outcome], *, now: float) -> list[bool]:
         store = self._store
         with store.lock:
             return [write_end(store, outcome) for outcome in outcomes]
 
-    def renew(self, owner: str, held: Collection[Claim], *, lease: float) -> Renewal:
+    def renew(
+        self, owner: str, held: Collection[Claim], *, lease: float, asked_at: float | None = None
+    ) -> Renewal:
         store = self._store
         with store.lock:
-            mono = self._clock.monotonic()
+            mono = self._clock.monotonic() if asked_at is None else asked_at
             lost = []
             kept = set()
             for claim in held:
@@ -217,37 +253,80 @@ class MemoryBackend(Inspection, Schedules, Backend):
                 store.wait_or_cancel(row, self._clock.now())
             return Renewal(tuple(lost), tuple(row.new.id for row in orphans))
 
-    def rescue(self, *, now: float, max_rescues: int, limit: int = 100) -> list[Rescue]:
+    def rescue(
+        self,
+        *,
+        now: float,
+        max_rescues: int,
+        limit: int = 100,
+        judge: str | None = None,
+        leases: bool = True,
+        asked_at: float | None = None,
+    ) -> list[Rescue]:
+        if not leases:
+            return []  # of no owner it is certain that it is dead
         store = self._store
         with store.lock:
-            mono = self._clock.monotonic()
-            dead = [row for row in store.running.values() if row.lease_end <= mono]
+            mono = self._clock.monotonic() if asked_at is None else asked_at
+            running = store.running.values()
+            dead = [row for row in running if row.lease_end <= mono and row.owner != judge]
             dead.sort(key=_lease_end)
             return [take_back(store, row, now, max_rescues) for row in dead[:limit]]
 
-    def next_due(self, queues: Sequence[str] | None) -> float | None:
+    def next_due(
+        self,
+        queues: Sequence[str] | None,
+        *,
+        owner: str = "",
+        tasks: Collection[str] | None = None,
+    ) -> float | None:
         store = self._store
         with store.lock:
-            free = not store.rescued_running
-            moments = (
-                queue.first_due(with_rescued=free)
-                for queue in store.named(queues)
-                if queue.waiting and not queue.paused
-            )
+            free = owner not in store.suspect_of
+            serving = [q for q in store.named(queues) if q.waiting and not q.paused]
+            if tasks is not None:
+                order_by_task(serving)
+            moments = (queue.first_due(with_suspects=free, tasks=tasks) for queue in serving)
             return min((moment for moment in moments if moment is not None), default=None)
 
     def upcoming(
-        self, queues: Sequence[str] | None, *, after: float, until: float, limit: int
+        self,
+        queues: Sequence[str] | None,
+        *,
+        after: float,
+        until: float,
+        limit: int,
+        tasks: Collection[str] | None = None,
     ) -> list[tuple[float, str]]:
         store = self._store
         with store.lock:
             entries = [entry for queue in store.named(queues) for entry in queue.entries()]
         # Sorted out without the lock: a job that moves meanwhile is only a hint that is out of date.
-        waiting = [entry[:2] for entry in entries if after < entry[0] <= until]
+        waiting = [
+            entry[:2]
+            for entry in entries
+            if after < entry[0] <= until and (tasks is None or entry[3].new.task in tasks)
+        ]
         page = nsmallest(limit, waiting)
         if len(page) < len(waiting) and page:
             page = sorted(entry for entry in waiting if entry[0] <= page[-1][0])
         return page
+
+    def bring_forward(self, *, now: float, ahead: float = 0.0) -> int:
+        store = self._store
+        with store.lock:
+            early = [
+                row
+                for row in store.rows.values()
+                if row.stored is Stored.WAITING
+                and not row.later
+                and now + ahead < row.run_at <= row.new.enqueued_at
+            ]
+            for row in early:
+                store.leave_waiting(row)
+                row.run_at = now
+                store.wait(row)
+            return len(early)
 
     def progress(self, claim: Claim, data: bytes) -> bool:
         store = self._store
@@ -288,50 +367,19 @@ class MemoryBackend(Inspection, Schedules, Backend):
 
     def withdraw(self, owner: str) -> None:
         store = self._store
+        now = self._clock.now()
         with store.lock:
             store.processes.pop(owner, None)
-            for row in store.running.values():
-                if row.owner == owner:
-                    row.lease_end = -inf
+            for row in [row for row in store.running.values() if row.owner == owner]:
+                give_back(store, row, now)
 
     def processes(self) -> list[ProcessRecord]:
         store = self._store
         with store.lock:
             return sorted(store.processes.values(), key=lambda process: process.started_at)
 
-    def health(self) -> Health:
+    def health(self, *, probe: bool = True) -> Health:
         return Health(True, facts={"jobs": len(self._store.rows)})
 
     def close(self) -> None:
         """Nothing is open; the jobs stay for as long as the store does."""
-
-
-def _holds_due(queue: Queue, now: float) -> bool:
-    first = queue.first_due(with_rescued=True) if queue.waiting else None
-    return first is not None and first <= now
-
-
-def _add_one_rescued(serving: list[Queue], now: float, due: Mapping[str, Levels]) -> None:
-    """Let the first due job that was rescued stand among the others."""
-    heads = [
-        (priority, entry, queue)
-        for queue in serving
-        for priority, line in enumerate(queue.rescued)
-        if (entry := line.first()) is not None and entry[0] <= now
-    ]
-    if heads:
-        priority, entry, queue = min(heads, key=itemgetter(0, 1))
-        queue.rescued[priority].take_until(now, 1)
-        insort(due[queue.name][priority], entry)
-
-
-def _put_back(store: Store, due: Mapping[str, Levels], chosen: list[Entry]) -> None:
-    """Whoever came up but was not chosen takes the same place again."""
-    entries = [entry for levels in due.values() for level in levels for entry in level]
-    if len(entries) == len(chosen):
-        return
-    places = {entry[2] for entry in chosen}
-    for entry in reversed(entries):
-        if entry[2] not in places:
-            row = entry[3]
-            store.queues[row.new.queue].line_of(row).put_back(entry)

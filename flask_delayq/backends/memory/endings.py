@@ -3,8 +3,9 @@ Must not know locks and batches; the verbs have the lock when they come here."""
 
 from __future__ import annotations
 
-from ...job import Failure, Outcome, Rescue, Stored, Verb
+from ...job import Outcome, Rescue, Stored, Verb
 from ...serializer import encode_failure
+from ..crashes import CUT_OFF, verdict_of
 from .rows import Row
 from .store import Store
 
@@ -40,22 +41,41 @@ def write_end(store: Store, outcome: Outcome) -> bool:
         row.attempt = claim.attempt
         row.error = outcome.error
     store.halt(row)
+    if verb is not _RELEASE:
+        row.later = True
+        row.rescues = 0  # it has not crashed its process
+        row.suspect = False
     store.wait_or_cancel(row, outcome.at)
     return True
+
+
+def give_back(store: Store, row: Row, now: float) -> None:
+    """Release a running job of an owner that withdraws."""
+    store.halt(row)
+    if row.interrupted and row.new.fail_on_crash and not row.cancel_requested:
+        row.error = encode_failure(CUT_OFF)
+        store.finish(row, _FAILED, now)
+    else:
+        store.wait_or_cancel(row, now)
 
 
 def take_back(store: Store, row: Row, now: float, max_rescues: int) -> Rescue:
     """Take a running job back from an owner that is dead."""
     new, owner = row.new, row.owner or ""
     store.halt(row)
-    if not row.interrupted:
-        row.rescues += 1
-    if not row.cancel_requested and (row.rescues > max_rescues or new.fail_on_crash):
-        times = "once" if row.rescues == 1 else f"{row.rescues} times"
-        crashed = f"the job crashed the worker {times}"
-        cut_off = "a stop cut the run off, and the task asks not to be repeated"
-        row.error = encode_failure(Failure("Crashed", cut_off if row.interrupted else crashed))
-        store.finish(row, _FAILED, now)
+    verdict = verdict_of(
+        rescues=row.rescues,
+        max_rescues=max_rescues,
+        fail_on_crash=new.fail_on_crash,
+        interrupted=row.interrupted,
+        cancel_requested=row.cancel_requested,
+    )
+    row.rescues = verdict.rescues
+    row.suspect = verdict.suspect
+    if verdict.failure is not None:
+        row.error = encode_failure(verdict.failure)
+    if verdict.state.is_final:
+        store.finish(row, verdict.state, now)
     else:
-        store.wait_or_cancel(row, now)
-    return Rescue(new.id, new.task, new.queue, owner, row.rescues, row.stored)
+        store.wait(row)
+    return Rescue(new.id, new.task, new.queue, owner, row.rescues, row.stored, verdict.charged)

@@ -3,11 +3,12 @@ Must not know how jobs are claimed and ended by workers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from heapq import nlargest
 from math import inf
 
-from ...job import Failure, JobQuery, JobRecord, JobState, QueueInfo, Stored
+from ...job import Failure, JobQuery, JobRecord, JobState, QueueInfo, Stored, TaskInfo
 from ...serializer import encode_failure
 from ..base import Inspectable
 from .rows import Entry, Queue, Row
@@ -50,7 +51,7 @@ class Inspection(Inspectable):
     def counts(self, *, now: float) -> dict[str, int]:
         store = self._store
         with store.lock:
-            waiting = sum(queue.waiting for queue in store.queues.values())
+            waiting = store.waiting
             running, failed, cancelled = len(store.running), len(store.failed), store.cancelled
             completed = len(store.finished) - cancelled
             moments = [entry[0] for queue in store.queues.values() for entry in queue.entries()]
@@ -63,6 +64,44 @@ class Inspection(Inspectable):
             JobState.FAILED.value: failed,
             JobState.CANCELLED.value: cancelled,
         }
+
+    def forget_queues(self) -> int:
+        store = self._store
+        with store.lock:
+            used = {row.new.queue for row in store.rows.values()}
+            empty = [
+                name for name, queue in store.queues.items() if name not in used and not queue.paused
+            ]
+            for name in empty:
+                del store.queues[name]
+            return len(empty)
+
+    def waiting_tasks(self, *, besides: Collection[str] = ()) -> Sequence[TaskInfo]:
+        store = self._store
+        with store.lock:
+            waiting = [row for row in store.rows.values() if row.stored is _WAITING]
+        moments: dict[str, list[float]] = {}
+        for row in waiting:
+            if row.new.task not in besides:
+                moments.setdefault(row.new.task, []).append(row.run_at)
+        return [TaskInfo(name, len(some), min(some)) for name, some in sorted(moments.items())]
+
+    def audit(self) -> Sequence[str]:
+        store = self._store
+        with store.lock:
+            waiting = Counter(row.new.queue for row in store.rows.values() if row.stored is _WAITING)
+            wrong = []
+            for name in {*waiting, *store.queues}:
+                queue = store.queues.get(name) or Queue(name)
+                found, in_line = waiting[name], len(queue.entries())
+                if not found == queue.waiting == in_line:
+                    wrong.append(
+                        f"queue {name!r}: {found} jobs wait, {queue.waiting} are counted, "
+                        f"{in_line} are in line"
+                    )
+            if store.waiting != waiting.total():
+                wrong.append(f"{waiting.total()} jobs wait in all, {store.waiting} are counted")
+            return wrong
 
     def cancel(self, job_id: str, *, now: float, reason: str = "") -> Stored | None:
         store = self._store
@@ -89,6 +128,7 @@ class Inspection(Inspectable):
             if before is _FAILED or before is _CANCELLED:
                 store.leave_final(row)
                 row.attempt = row.rescues = 0
+                row.suspect = row.later = False
                 row.finished_at = None
                 row.cancel_requested = False
                 row.run_at = run_at
@@ -115,6 +155,7 @@ class Inspection(Inspectable):
             for line in found.all_lines():
                 taken += line.take_until(inf, limit - len(taken))
             found.waiting -= len(taken)
+            store.waiting -= len(taken)
             for entry in taken:
                 store.finish(entry[3], _CANCELLED, now)
             return len(taken)

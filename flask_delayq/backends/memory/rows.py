@@ -4,7 +4,7 @@ Must not know locks, claims or verbs; everything here is called under the store'
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from heapq import heappop, heappush
 from itertools import chain
 from math import inf, nextafter
@@ -35,7 +35,10 @@ class Row(Struct, eq=False, gc=False):
     """Monotonic moment of the latest claim or renewal."""
     lease_end: float = 0.0
     rescues: int = 0
+    suspect: bool = False
     interrupted: bool = False
+    later: bool = False
+    """It waits for a moment that its latest run chose: a retry or snooze."""
     cancel_requested: bool = False
     started_at: float | None = None
     finished_at: float | None = None
@@ -171,34 +174,82 @@ class Line:
             self._queue.popleft()
 
 
-class Queue:
-    """The waiting jobs of one queue, by priority; those that were rescued stand apart, because only
-    one of them may run at a time."""
+Lines: TypeAlias = tuple[Line, Line, Line]
+"""One line for each priority."""
 
-    __slots__ = ("lines", "name", "paused", "rescued", "waiting")
+
+class Queue:
+    """The waiting jobs of one queue, by priority; suspects stand apart, because an owner may run only
+    one of them at a time. Once somebody has asked for some tasks only, so do the jobs of each task."""
+
+    __slots__ = ("_is_by_task", "_lines", "_suspects", "name", "paused", "waiting")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.paused = False
         self.waiting = 0
-        self.lines = (Line(), Line(), Line())
-        self.rescued = (Line(), Line(), Line())
+        self._is_by_task = False
+        # By task; all under "" until that matters.
+        self._lines: dict[str, Lines] = {}
+        self._suspects: dict[str, Lines] = {}
 
     def line_of(self, row: Row) -> Line:
-        return (self.rescued if row.rescues else self.lines)[row.new.priority]
+        lines = self._suspects if row.suspect else self._lines
+        key = row.new.task if self._is_by_task else ""
+        found = lines.get(key)
+        if found is None:
+            found = lines[key] = (Line(), Line(), Line())
+        return found[row.new.priority]
 
-    def take_due(self, now: float, limit: int) -> list[list[Entry]]:
-        """Remove and return the first due jobs of each priority, rescued ones left aside."""
-        return [line.take_until(now, limit) for line in self.lines]
+    def order_by_task(self) -> None:
+        if self._is_by_task:
+            return
+        self._is_by_task = True
+        before = self.all_lines()
+        self._lines, self._suspects = {}, {}
+        for line in before:
+            for moment, _, place, row in sorted(line):
+                self.line_of(row).join(moment, row, place)
 
-    def all_lines(self) -> tuple[Line, ...]:
-        return self.lines + self.rescued
+    def take_due(self, now: float, limit: int, tasks: Collection[str] | None) -> list[list[Entry]]:
+        """Remove and return the first due jobs of each priority, suspects left aside. There may be more
+        than ``limit`` of them where tasks stand apart."""
+        found = self._of(self._lines, tasks)
+        if len(found) == 1:
+            return [line.take_until(now, limit) for line in found[0]]
+        return [
+            sorted(chain(*(line.take_until(now, limit) for line in level)))
+            for level in zip(*found, strict=True)
+        ]
+
+    def suspects(self, tasks: Collection[str] | None) -> list[tuple[int, Line]]:
+        """The lines of suspects, each with its priority."""
+        return [
+            (priority, line)
+            for lines in self._of(self._suspects, tasks)
+            for priority, line in enumerate(lines)
+        ]
+
+    @staticmethod
+    def _of(lines: dict[str, Lines], tasks: Collection[str] | None) -> list[Lines]:
+        """The lines of these tasks; all tasks have one set while they do not stand apart."""
+        return [found for task, found in lines.items() if tasks is None or task in tasks]
+
+    def all_lines(self) -> list[Line]:
+        return [
+            line for kind in (self._lines, self._suspects) for lines in kind.values() for line in lines
+        ]
+
+    def count(self) -> int:
+        """The jobs in all lines."""
+        return sum(len(line) for line in self.all_lines())
 
     def entries(self) -> list[Entry]:
         """All waiting jobs, in no order."""
         return [entry for line in self.all_lines() for entry in line]
 
-    def first_due(self, *, with_rescued: bool) -> float | None:
+    def first_due(self, *, with_suspects: bool, tasks: Collection[str] | None = None) -> float | None:
         """The earliest moment of a waiting job."""
-        firsts = (line.first() for line in (self.all_lines() if with_rescued else self.lines))
+        kinds = (self._lines, self._suspects) if with_suspects else (self._lines,)
+        firsts = (line.first() for kind in kinds for lines in self._of(kind, tasks) for line in lines)
         return min((entry[0] for entry in firsts if entry is not None), default=None)

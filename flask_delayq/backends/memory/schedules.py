@@ -8,6 +8,7 @@ from msgspec.structs import replace as changed
 from ...errors import JobConflictError
 from ...job import Enqueued, NewJob, ScheduleRecord
 from ..base import Schedulable
+from .rows import Row
 from .store import Store
 
 
@@ -84,7 +85,7 @@ def _kept(
 def _enqueue(store: Store, job: NewJob) -> Enqueued:
     row = store.rows.get(job.id)
     if row is None:
-        store.add(job)
+        store.add(Row(job, job.run_at))
     elif (row.new.task, row.new.payload) != (job.task, job.payload):
         raise JobConflictError(job.id)
     return Enqueued(job.id, row is None)

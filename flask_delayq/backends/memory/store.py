@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from weakref import WeakSet, WeakValueDictionary
 
-from ...job import Claim, NewJob, ProcessRecord, ScheduleRecord, Stored
+from ...job import Claim, ProcessRecord, ScheduleRecord, Stored
+from ..nesting import nested
 from .rows import Line, Queue, Row
 
 _WAITING, _RUNNING = Stored.WAITING, Stored.RUNNING
@@ -28,18 +29,34 @@ class Store:
 
     def clear(self) -> None:
         """Begin anew, with a lock that nobody holds."""
-        self.lock = threading.Lock()
+        self._lock = threading.RLock()
         self.rows: dict[str, Row] = {}
         self.running: dict[str, Row] = {}
-        self.rescued_running = 0
+        self.suspect_of: dict[str, str] = {}
+        """By owner, the id of the suspect that runs in its name."""
         self.queues: dict[str, Queue] = {}
+        self.waiting = 0
+        """Jobs that wait, in all queues together."""
         self.finished = Line()
         """Completed and cancelled jobs by the moment of their end."""
         self.failed = Line()
         self.cancelled = 0
         self.schedules: dict[str, ScheduleRecord] = {}
         self.processes: dict[str, ProcessRecord] = {}
+        self.claim_no_more: set[str] = set()
+        """Owners that stop or have stopped."""
         self.places = count(1)
+
+    @property
+    def lock(self) -> threading.RLock:
+        """The lock, for a ``with``.
+
+        :raises BackendUnavailableError: this thread holds it, so this is a finalizer or a signal handler
+            in the middle of another verb.
+        """
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            raise nested()
+        return self._lock
 
     def queue(self, name: str) -> Queue:
         queue = self.queues.get(name)
@@ -55,14 +72,15 @@ class Store:
 
     # --- moves ---------------------------------------------------------------------------------
 
-    def add(self, new: NewJob) -> None:
+    def add(self, row: Row) -> None:
         """A new job that waits."""
-        row = self.rows[new.id] = Row(new, new.run_at)
-        self.stand(row, self.queue(new.queue))
+        self.rows[row.new.id] = row
+        self.stand(row, self.queue(row.new.queue))
 
     def stand(self, row: Row, queue: Queue) -> None:
         """Put a row that is marked as waiting into its line."""
         queue.waiting += 1
+        self.waiting += 1
         queue.line_of(row).join(row.run_at, row, next(self.places))
 
     def wait(self, row: Row) -> None:
@@ -80,11 +98,11 @@ class Store:
         row.leased_at = mono
         row.lease_end = mono + lease
         row.started_at = now
-        row.interrupted = False
+        row.interrupted = row.later = False
         row.progress = None
         self.running[new.id] = row
-        if row.rescues:
-            self.rescued_running += 1
+        if row.suspect:
+            self.suspect_of[owner] = new.id
         return Claim(
             new.id,
             new.task,
@@ -98,13 +116,14 @@ class Store:
             new.max_attempts,
             new.enqueued_at,
             new.priority,
+            mono,
         )
 
     def halt(self, row: Row) -> None:
         """Take a running job out; the caller says where it goes."""
         del self.running[row.new.id]
-        if row.rescues:
-            self.rescued_running -= 1
+        if row.suspect and row.owner is not None:
+            del self.suspect_of[row.owner]
 
     def held(self, claim: Claim) -> Row | None:
         """The job that a claim still fences, or ``None``."""
@@ -133,11 +152,31 @@ class Store:
         queue = self.queues[row.new.queue]
         queue.line_of(row).leave(row)
         queue.waiting -= 1
+        self.waiting -= 1
 
     def leave_final(self, row: Row) -> None:
         (self.failed if row.stored is _FAILED else self.finished).leave(row)
         if row.stored is _CANCELLED:
             self.cancelled -= 1
+
+    def take_out(self, rows: Iterable[Row]) -> None:
+        """Undo an enqueue that an exception cut off: its rows, wherever they came to stand, stand
+        nowhere then."""
+        for row in rows:
+            new = row.new
+            if self.rows.get(new.id) is row:
+                del self.rows[new.id]
+            if self.running.get(new.id) is row:
+                del self.running[new.id]
+            queue = self.queues.get(new.queue)
+            if queue is None:
+                continue
+            if row.place and row.stored is _WAITING:
+                queue.line_of(row).leave(row)
+            # Counted anew, as it cannot be told whether it was counted. Both change in one step.
+            missing = queue.count() - queue.waiting
+            queue.waiting += missing
+            self.waiting += missing
 
     def forget(self, row: Row) -> None:
         """Delete a final job that was taken out of its line."""
@@ -148,7 +187,7 @@ class Store:
 
 _all: WeakSet[Store] = WeakSet()
 _shared: WeakValueDictionary[str, Store] = WeakValueDictionary()
-_shared_lock = threading.Lock()
+_shared_lock = threading.RLock()
 
 
 def shared_store(name: str) -> Store:
@@ -164,7 +203,7 @@ def _empty_in_child() -> None:
     # The threads that hold the claims (or a lock at this moment) exist in the parent only, and the
     # parent goes on running these jobs.
     global _shared_lock
-    _shared_lock = threading.Lock()
+    _shared_lock = threading.RLock()
     for store in list(_all):
         store.clear()
 

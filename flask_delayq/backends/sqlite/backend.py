@@ -4,8 +4,7 @@ Must not know SQL, nor how transactions, files and other processes are dealt wit
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-
-from msgspec.structs import replace
+from functools import partial
 
 from ...clock import Clock
 from ...errors import ConfigurationError, EnqueueUncertainError
@@ -14,52 +13,49 @@ from ...job import (
     ClaimFor,
     Enqueued,
     Health,
-    JobQuery,
-    JobRecord,
     NewJob,
     Outcome,
     ProcessRecord,
-    QueueInfo,
     Renewal,
     Rescue,
     ScheduleRecord,
-    Stored,
     Verb,
 )
-from ..base import Backend, Doorbell, Inspectable, Schedulable
+from ..base import Backend, Doorbell, Schedulable
 from ..order import Turns
 from . import (
+    bytask,
     changes,
     claims,
     enqueueing,
-    inspection,
+    judging,
     processes,
     rescues,
     schedules,
 )
+from .boots import UNKNOWN_BOOT, boot_id
 from .care import Care
+from .checkpoints import Checkpoints
 from .connection import Sql
 from .doorbell import Bells
+from .inspectable import Inspection
+from .leftovers import Leftovers
 from .liveness import SignsOfLife
-from .location import boot_id, path_of
+from .location import as_text, path_of, resolve
+from .marks import Marks
 from .outcomes import DURABLE, record, record_one_by_one, set_progress, should_stop
+from .schema import note_clock
 from .store import Store
 from .trouble import PLAIN_VALUE_ERRORS, CommitUnknown, UnfitValueError
 
 _RING_AHEAD = 1.5
 """Other processes are told of a job that is due within so many seconds: later ones they find in time."""
 
-_SEEN_WITHIN = 120.0
-"""Seconds for which a process without a sign of life is shown as alive after it was last seen."""
-
-_FORGET_AFTER = 600.0
-"""Seconds after which the record of such a process is dropped."""
-
 _LAST_TIMEOUT = 0.3
 """Seconds that the last verbs of a process that stops wait for others: its end must not hang on them."""
 
 
-class SQLiteBackend(Backend, Inspectable, Schedulable):
+class SQLiteBackend(Inspection, Schedulable, Backend):
     """Jobs in one SQLite file, shared by all processes of this host that open it.
 
     :param url: ``sqlite:///relative/path`` (to the working directory) or ``sqlite:////absolute/path``.
@@ -77,14 +73,25 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
                 f"synchronous must be 'FULL' or 'NORMAL', not {synchronous!r}",
                 key="DELAYQ_SQLITE_SYNCHRONOUS",
             )
-        path = path_of(url)
-        self._url = f"sqlite:///{path}"
+        # One file, one spelling: what lies beside it must be the same for all who come by a link.
+        path = resolve(given := path_of(url))
+        self._url = f"sqlite:///{as_text(path)}"
         self._clock = clock
-        self._store = Store(path, synchronous=synchronous == "FULL", boot=boot_id())
-        self._signs = SignsOfLife(f"{path}.live")
-        self._bells = Bells(f"{path}.live")
-        self._care = Care(self._store)
+        boot = boot_id()
+        self._notes_clock = boot.startswith(UNKNOWN_BOOT)
+        self._store = Store(
+            path, given=given, synchronous=synchronous == "FULL", boot=boot, clock=clock.monotonic
+        )
+        self._signs = SignsOfLife(f"{path}.live", path)
+        self._marks = Marks(f"{path}.live", path, boot)
+        self._bells = Bells(f"{path}.live", path)
+        self._leftovers = Leftovers(f"{path}.live", path, self._signs)
+        self._checkpoints = Checkpoints(self._store)
+        self._care = Care(self._store, self._checkpoints)
         self._turns = Turns()
+        self._ordered_by_task = False
+        # For as long as this object lives: a claim may wait for the store when its owner has gone.
+        self._claim_no_more: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -99,9 +106,9 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
         now: float,
         timeout: float,
         max_pending: int | None = None,
+        max_pending_total: int | None = None,
         claim_for: ClaimFor | None = None,
     ) -> list[Enqueued]:
-        lease_until = self._clock.monotonic() + claim_for.lease if claim_for else 0.0
         try:
             stored = self._store.write(
                 lambda sql: enqueueing.enqueue(
@@ -109,8 +116,9 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
                     jobs,
                     now=now,
                     max_pending=max_pending,
-                    claim_for=claim_for,
-                    lease_until=lease_until,
+                    max_pending_total=max_pending_total,
+                    claim_for=self._still_claiming(claim_for),
+                    clock=self._clock.monotonic,
                     turns=self._turns,
                 ),
                 full=True,
@@ -125,6 +133,7 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
             for one, job in zip(stored, jobs, strict=True)
         ):
             self._bells.ring()
+        self._checkpoints.relieve()
         return stored
 
     def claim(
@@ -136,22 +145,36 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
         owner: str,
         lease: float,
         strict: bool = False,
+        tasks: Collection[str] | None = None,
     ) -> list[Claim]:
         if limit <= 0:
             return []
-        lease_until = self._clock.monotonic() + lease
+        if tasks is not None:
+            self._order_by_task()
         return self._store.write(
-            lambda sql: claims.claim(
-                sql,
-                queues,
-                now=now,
-                limit=limit,
-                owner=owner,
-                lease_until=lease_until,
-                turns=self._turns,
-                strict=strict,
+            lambda sql: (
+                []
+                if owner in self._claim_no_more
+                else claims.claim(
+                    sql,
+                    queues,
+                    now=now,
+                    limit=limit,
+                    owner=owner,
+                    lease=lease,
+                    clock=self._clock.monotonic,
+                    turns=self._turns,
+                    strict=strict,
+                    tasks=tasks,
+                )
             )
         )
+
+    def end_claims(self, owner: str) -> None:
+        self._claim_no_more.add(owner)
+
+    def _still_claiming(self, wish: ClaimFor | None) -> ClaimFor | None:
+        return None if wish is None or wish.owner in self._claim_no_more else wish
 
     def record(self, outcomes: Sequence[Outcome], *, now: float) -> list[bool]:
         full = any(outcome.verb in DURABLE for outcome in outcomes)
@@ -160,54 +183,110 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
             written = self._store.write(lambda sql: record(sql, outcomes), full=full, patient=True)
         except (UnfitValueError, *PLAIN_VALUE_ERRORS):
             written = self._store.write(lambda sql: record_one_by_one(sql, outcomes), full=full)
+        self._marks.forget(outcomes)
         if any(outcome.verb is Verb.RELEASE for outcome in outcomes):
             self._bells.ring()  # what this process could not start, another one may
         return written
 
-    def renew(self, owner: str, held: Collection[Claim], *, lease: float) -> Renewal:
+    def mark_begun(self, claim: Claim) -> None:
+        self._marks.mark(claim)
+
+    def unmark_begun(self, claim: Claim) -> None:
+        self._marks.unmark(claim)
+
+    def renew(
+        self, owner: str, held: Collection[Claim], *, lease: float, asked_at: float | None = None
+    ) -> Renewal:
         # Before the wait for the write lock: what is claimed meanwhile is not in `held`, and young.
-        clock = self._clock.monotonic()
+        clock = self._clock.monotonic() if asked_at is None else asked_at
         return self._store.write(
             lambda sql: claims.renew(sql, owner, held, clock=clock, lease=lease, now=self._clock.now())
         )
 
-    def rescue(self, *, now: float, max_rescues: int, limit: int = 100) -> list[Rescue]:
+    def rescue(
+        self,
+        *,
+        now: float,
+        max_rescues: int,
+        limit: int = 100,
+        judge: str | None = None,
+        leases: bool = True,
+        asked_at: float | None = None,
+    ) -> list[Rescue]:
         # Looked up before the write lock is taken: a dead owner does not come to life again.
-        clock = self._clock.monotonic()
-        dead, unseen, lost = self._store.read(lambda sql: self._look_for_dead(sql, now, clock))
-        if not lost and not dead and not unseen:
+        clock = self._clock.monotonic() if asked_at is None else asked_at
+        if not leases:
+            clock = rescues.CERTAINLY_ENDED
+        gone, lost = self._store.read(lambda sql: self._look_for_dead(sql, now, clock, judge))
+        if not lost and not any(gone):
             return []
+        may_have_begun = self._marks.reader()
         rescued = self._store.write(
             lambda sql: rescues.rescue(
-                sql, now=now, clock=clock, dead=dead, max_rescues=max_rescues, limit=limit
+                sql,
+                now=now,
+                clock=clock,
+                dead=gone.dead,
+                judge=judge,
+                max_rescues=max_rescues,
+                limit=limit,
+                may_have_begun=may_have_begun,
             ),
             full=True,
         )
-        for owner in self._store.write(lambda sql: rescues.drop_processes(sql, dead + unseen)):
-            self._signs.remove(owner)
-            self._bells.remove(owner)
+        dropped = self._store.write(lambda sql: rescues.drop_processes(sql, gone.dead + gone.unseen))
+        for owner in dropped:
+            if self._signs.alive(owner):
+                continue  # other code of it had dropped its lock, and it has that again
+            for left in (self._marks, self._signs, self._bells):
+                left.remove(owner)
         return rescued
 
-    def _look_for_dead(self, sql: Sql, now: float, clock: float) -> tuple[list[str], list[str], bool]:
-        """The owners that are dead, those that nobody has seen for long, and whether jobs are lost."""
-        dead, unseen = [], []
-        for process, marked in processes.select(sql):
-            sign = self._signs.alive(process.owner) if marked else None
-            if sign is False:
-                dead.append(process.owner)
-            elif sign is None and process.seen_at < now - _FORGET_AFTER:
-                unseen.append(process.owner)
-        return dead, unseen, bool(rescues.lost(sql, clock=clock, dead=dead, limit=1))
+    def _look_for_dead(
+        self, sql: Sql, now: float, clock: float, judge: str | None
+    ) -> tuple[judging.Gone, bool]:
+        """The owners that are no more, and whether jobs are lost."""
+        gone = judging.gone(processes.select(sql), self._signs, now, judge)
+        return gone, bool(rescues.lost(sql, clock=clock, dead=gone.dead, judge=judge, limit=1))
 
-    def next_due(self, queues: Sequence[str] | None) -> float | None:
-        return self._store.read(lambda sql: claims.next_due(sql, queues))
+    def next_due(
+        self,
+        queues: Sequence[str] | None,
+        *,
+        owner: str = "",
+        tasks: Collection[str] | None = None,
+    ) -> float | None:
+        if tasks is not None:
+            self._order_by_task()
+        return self._store.read(lambda sql: claims.next_due(sql, queues, owner, tasks))
 
     def upcoming(
-        self, queues: Sequence[str] | None, *, after: float, until: float, limit: int
+        self,
+        queues: Sequence[str] | None,
+        *,
+        after: float,
+        until: float,
+        limit: int,
+        tasks: Collection[str] | None = None,
     ) -> list[tuple[float, str]]:
+        if tasks is not None:
+            self._order_by_task()
         return self._store.read(
-            lambda sql: claims.upcoming(sql, queues, after=after, until=until, limit=limit)
+            lambda sql: claims.upcoming(sql, queues, after=after, until=until, limit=limit, tasks=tasks)
         )
+
+    def _order_by_task(self) -> None:
+        if not self._ordered_by_task:
+            self._store.write(bytask.make_index)
+            self._ordered_by_task = True
+
+    def bring_forward(self, *, now: float, ahead: float = 0.0) -> int:
+        brought, late = 0, now + ahead
+        while ids := self._store.read(lambda sql: changes.due_too_late(sql, late)):
+            brought += self._store.write(partial(changes.bring_forward, ids=ids, now=now))
+        if brought:
+            self._bells.ring()
+        return brought
 
     def progress(self, claim: Claim, data: bytes) -> bool:
         return self._store.write(lambda sql: set_progress(sql, claim, data))
@@ -229,27 +308,40 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
 
     def announce(self, process: ProcessRecord) -> None:
         marked = self._signs.show(process.owner)
-        self._store.write(lambda sql: processes.announce(sql, process, marked=marked))
+        self._store.write(lambda sql: self._announce(sql, process, marked))
+        self._marks.open(process.owner)  # once a record tells of it, so that somebody removes it
+        self._bells.restore(process.owner)
+
+    def _announce(self, sql: Sql, process: ProcessRecord, marked: bool) -> None:
+        processes.announce(sql, process, marked=marked)
+        if self._notes_clock:
+            note_clock(sql, self._clock.monotonic())
 
     def withdraw(self, owner: str) -> None:
+        now = self._clock.now()
         try:
-            self._store.write(lambda sql: processes.withdraw(sql, owner), timeout=_LAST_TIMEOUT)
+            released = self._store.write(
+                lambda sql: self._end_owner(sql, owner, now), timeout=_LAST_TIMEOUT
+            )
         except BaseException:
-            self._signs.let_go(owner)  # so others find it dead, and do what could not be done here
+            self.let_go(owner)  # so others find it dead, and do what could not be done here
             raise
+        self._marks.end(owner)
         self._signs.end(owner)
+        if released:
+            self._bells.ring()
+
+    def let_go(self, owner: str) -> None:
+        self._marks.let_go(owner)
+        self._signs.let_go(owner)
+
+    @staticmethod
+    def _end_owner(sql: Sql, owner: str, now: float) -> int:
+        processes.withdraw(sql, owner)
+        return rescues.release_all(sql, owner, now)
 
     def processes(self) -> list[ProcessRecord]:
-        return [
-            replace(process, alive=self._lives(process, marked))
-            for process, marked in self._store.read(processes.select)
-        ]
-
-    def _lives(self, process: ProcessRecord, marked: bool) -> bool:
-        sign = self._signs.alive(process.owner) if marked else None
-        # A sign that is gone (a cleaner was there) proves nothing: then the record's age is what is
-        # left to show, and for the jobs their leases decide.
-        return process.seen_at > self._clock.now() - _SEEN_WITHIN if sign is None else sign
+        return judging.shown(self._store.read(processes.select), self._signs, self._clock.now())
 
     # --- care ----------------------------------------------------------------------------------------
 
@@ -257,45 +349,19 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
         return self._bells.open(owner)
 
     def maintain(self) -> bool:
-        return self._care.maintain()
+        clock = self._clock
+        self._leftovers.turn(self._owners, now=clock.now(), mono=clock.monotonic())
+        return self._checkpoints.turn()
 
-    def health(self) -> Health:
-        return self._care.health()
+    def _owners(self) -> set[str]:
+        return {process.owner for process, _ in self._store.read(processes.select)}
+
+    def health(self, *, probe: bool = True) -> Health:
+        return self._care.health(probe=probe)
 
     def close(self) -> None:
         self._bells.close()
         self._store.close(timeout=_LAST_TIMEOUT)
-
-    # --- what a person asks and does -----------------------------------------------------------------
-
-    def get(self, job_id: str) -> JobRecord | None:
-        return self._store.read(lambda sql: inspection.get(sql, job_id))
-
-    def counts(self, *, now: float) -> dict[str, int]:
-        return self._store.read(lambda sql: inspection.counts(sql, now))
-
-    def queues(self, *, now: float) -> list[QueueInfo]:
-        return self._store.read(lambda sql: inspection.queues(sql, now))
-
-    def cancel(self, job_id: str, *, now: float, reason: str = "") -> Stored | None:
-        return self._store.write(
-            lambda sql: changes.cancel(sql, job_id, now=now, reason=reason), full=True
-        )
-
-    def revive(self, job_id: str, *, run_at: float) -> Stored | None:
-        before = self._store.write(lambda sql: changes.revive(sql, job_id, run_at=run_at), full=True)
-        self._bells.ring()
-        return before
-
-    def pause(self, queue: str) -> None:
-        self._store.write(lambda sql: changes.set_paused(sql, queue, True), full=True)
-
-    def resume(self, queue: str) -> None:
-        self._store.write(lambda sql: changes.set_paused(sql, queue, False), full=True)
-        self._bells.ring()
-
-    def purge(self, queue: str, *, now: float, limit: int = 1000) -> int:
-        return self._store.write(lambda sql: changes.purge(sql, queue, now=now, limit=limit), full=True)
 
     # --- schedules -----------------------------------------------------------------------------------
 
@@ -325,7 +391,3 @@ class SQLiteBackend(Backend, Inspectable, Schedulable):
         if fired is not None:
             self._bells.ring()
         return fired
-
-    # Last, because below it the name would hide the type.
-    def list(self, query: JobQuery, *, now: float) -> list[JobRecord]:
-        return self._store.read(lambda sql: inspection.select(sql, query, now))

@@ -1,4 +1,4 @@
-"""Upkeep and health of a store: checkpoints, free space, what a person should know about the file.
+"""Health of a store: whether it can be written, and what a person should know about the file.
 Must not know jobs."""
 
 from __future__ import annotations
@@ -7,22 +7,23 @@ import os
 import stat
 from contextlib import suppress
 
-import apsw
-
 from ...errors import BackendError
 from ...job import Health
 from ...mounts import mount_of
+from . import folders
+from .checkpoints import Checkpoints, file_size
 from .connection import Sql, machine_time, sqlite_version
+from .location import as_text
 from .store import Store
 
-PASSIVE_BYTES = 4 * 2**20
-"""With so much in the WAL that is not in the store yet, it is copied at the next turn."""
+PROBE_TIMEOUT = 1.0
+"""Seconds that a person who asks for the store's health waits for others that write."""
 
-TRUNCATE_BYTES = 64 * 2**20
-"""A larger WAL file is cut when everything in it has been copied."""
+PROBE_AGAIN = 1.0
+"""Seconds after a failed write in which a glance repeats its error and does not try anew."""
 
-REST_TIMEOUT = 0.05
-"""Seconds that the last part of a copy waits for its turn among the writers."""
+GLANCE_TIMEOUT = 0.2
+"""Seconds that a glance waits at most, for a fork or for the file to be opened."""
 
 LOW_SPACE_BYTES = 16 * 2**20
 
@@ -35,73 +36,21 @@ _NETWORK = frozenset(
 
 
 class Care:
-    """Looks after one store; called by one thread at a time."""
+    """Tells how one store is."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, checkpoints: Checkpoints) -> None:
         self._store = store
-        self._seen = (0, 0)
+        self._checkpoints = checkpoints
 
-    def maintain(self) -> bool:
-        """Copy the WAL into the store when it is long or nobody has written since the last call; True if
-        it may be long again soon."""
-        return self._store.is_open and self._store.read(self._checkpoint, snapshot=False)
-
-    def _checkpoint(self, sql: Sql) -> bool:
-        try:
-            return self._copy_and_cut(sql)
-        except apsw.BusyError:  # another process is at it, or reads
-            return False
-
-    def _copy_and_cut(self, sql: Sql) -> bool:
-        # In nobody's way: what cannot be locked at once is left for the next call.
-        sql.deadline = 0.0
-        sql.value("PRAGMA data_version")  # the connection notices what others wrote
-        frames = sql.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-        idle, self._seen = frames == self._seen, frames
-        in_wal, copied = frames
-        page = 4096
-        hurries = not idle and in_wal * page > PASSIVE_BYTES // 4
-        if in_wal > copied and (idle or (in_wal - copied) * page > PASSIVE_BYTES):
-            self._seen = sql.connection.wal_checkpoint()
-            if not idle:
-                self._copy_the_rest(sql)
-            in_wal, copied = self._seen
-            if in_wal == copied:
-                self._store.headroom.expect_new_beginning()
-        if idle and in_wal == copied and file_size(self._store.file.path + "-wal") > TRUNCATE_BYTES:
-            # Takes the write lock, without waiting for it; with a reader in the way it gives up.
-            sql.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        return hurries
-
-    def _copy_the_rest(self, sql: Sql) -> None:
-        """Copy what was written during the copying, while no thread of this process writes.
-
-        Only when nothing is left does the next commit begin the WAL anew, in blocks that the file has
-        already: a commit that lengthens the file takes half as long again (ext4 writes its journal).
-        """
-        writer = self._store.writer
-        lead = writer.seize(machine_time() + REST_TIMEOUT)
-        if lead is None:
-            return
-        try:
-            self._seen = sql.connection.wal_checkpoint()
-        finally:
-            writer.release(lead)
-
-    def health(self) -> Health:
-        """Whether a write could begin now, and the facts around the file."""
+    def health(self, *, probe: bool) -> Health:
+        """Whether a write could begin now, and the facts around the file; see ``Backend.health``."""
         path = self._store.file.path
-        reason = ""
-        # An empty transaction succeeds on a full disk: after trouble only a real write convinces.
-        troubled = self._store.last_error is not None
-        try:
-            self._store.write(_write_something if troubled else _begin, full=troubled, timeout=1.0)
-        except BackendError as error:
-            reason = str(error)
+        reason = self._try(PROBE_TIMEOUT) if probe else self._glance()
+        wal = file_size(path + "-wal")
         facts: dict[str, str | int | float] = {
-            "path": path,
+            "path": as_text(path),
             "bytes": file_size(path),
-            "wal_bytes": file_size(path + "-wal"),
+            "wal_bytes": wal,
             "synchronous": "FULL" if self._store.flushes else "NORMAL",
             "sqlite": sqlite_version,
         }
@@ -111,27 +60,53 @@ class Care:
             if free < LOW_SPACE_BYTES:
                 notes.append(f"only {free:,} bytes are free beside the store")
         notes += filter(
-            None, (open_to_others(path), on_the_network(path), wal_warning(facts["wal_bytes"]))
+            None,
+            (
+                *(open_to_others(path), prepared_by_others(path), on_the_network(path)),
+                self._checkpoints.warning(wal),
+            ),
         )
         return Health(ok=not reason, reason=reason, notes=tuple(notes), facts=facts)
+
+    def _try(self, timeout: float) -> str:
+        """Write; why that failed, else empty."""
+        # An empty transaction succeeds on a full disk: after trouble only a real write convinces.
+        troubled = self._store.last_error is not None
+        try:
+            self._store.write(_write_something if troubled else _begin, full=troubled, timeout=timeout)
+        except BackendError as error:
+            return str(error)
+        return ""
+
+    def _glance(self) -> str:
+        """What tells at once, without making anything and waiting for nobody."""
+        store = self._store
+        if store.last_error is not None:
+            if machine_time() - store.failed_at < PROBE_AGAIN or not os.path.exists(store.file.path):
+                return str(store.last_error)
+            # Nobody else may be writing here who would find out that all is well again.
+            return self._try(0.0)
+        if not store.is_open:
+            return store.file.glance()
+        try:
+            store.read(_look, timeout=GLANCE_TIMEOUT, snapshot=False)
+        except BackendError as error:
+            return str(error)
+        return ""
 
 
 def _begin(sql: Sql) -> None:
     """Nothing: that the write lock was got says that the file can be written."""
 
 
+def _look(sql: Sql) -> None:
+    sql.value("SELECT name FROM meta LIMIT 1")
+
+
 def _write_something(sql: Sql) -> None:
     # As much as jobs need: where there is hardly any room, a few bytes would still find some.
     sql.run("INSERT OR REPLACE INTO meta VALUES ('probe', hex(randomblob(8192)))")
     sql.run("DELETE FROM meta WHERE name = 'probe'")
-
-
-def file_size(path: str) -> int:
-    """Bytes of a file, 0 if there is none; never opens it."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
 
 
 def free_space(path: str) -> int | None:
@@ -152,6 +127,14 @@ def open_to_others(path: str) -> str:
     return ""
 
 
+def prepared_by_others(path: str) -> str:
+    """A note if the folder of signs of life and doorbells is not used, because it is not ours."""
+    with suppress(OSError):
+        if reason := folders.foreign(folder := f"{path}.live", path):
+            return f"{folder} {reason} and is not used: a crash is noticed when leases end; remove it"
+    return ""
+
+
 def on_the_network(path: str, mounts: str | None = None) -> str:
     """A note if the store lies on a network file system, where locks and shared memory fail."""
     mount = mount_of(path, mounts)
@@ -160,11 +143,4 @@ def on_the_network(path: str, mounts: str | None = None) -> str:
             f"the store is on a network file system ({mount.kind} at {mount.point}); SQLite needs a "
             f"local disk, use postgresql:// or redis:// for several hosts"
         )
-    return ""
-
-
-def wal_warning(size: object) -> str:
-    """A note if the WAL has outgrown what checkpoints should leave."""
-    if isinstance(size, int) and size > 2 * TRUNCATE_BYTES:
-        return f"the WAL has {size:,} bytes: a long read keeps it from being copied into the store"
     return ""

@@ -28,7 +28,7 @@ def cancel(sql: Sql, job_id: str, *, now: float, reason: str) -> Stored | None:
         return Stored.CANCELLED
     if state == Stored.RUNNING:
         sql.run("UPDATE job SET cancel_requested = 1 WHERE id = ?", (job_id,))
-    return Stored(state)
+    return Stored.of(state)
 
 
 def revive(sql: Sql, job_id: str, *, run_at: float) -> Stored | None:
@@ -38,11 +38,11 @@ def revive(sql: Sql, job_id: str, *, run_at: float) -> Stored | None:
         return None
     if state in (Stored.FAILED, Stored.CANCELLED):
         sql.run(
-            "UPDATE job SET state = 0, run_at = ?, attempt = 0, rescues = 0, finished_at = NULL,"
-            " cancel_requested = 0 WHERE id = ?",
+            "UPDATE job SET state = 0, run_at = ?, attempt = 0, rescues = 0, suspect = 0,"
+            " finished_at = NULL, cancel_requested = 0, lease_until = NULL WHERE id = ?",
             (run_at, job_id),
         )
-    return Stored(state)
+    return Stored.of(state)
 
 
 def set_paused(sql: Sql, queue: str, paused: bool) -> None:
@@ -54,6 +54,36 @@ def set_paused(sql: Sql, queue: str, paused: bool) -> None:
     )
 
 
+def unused_queues(sql: Sql) -> tuple[list[str], list[str]]:
+    """The queues to forget, and those of jobs that are not listed: who enqueued these knew the queue
+    from before it was forgotten."""
+    used = {name for (name,) in sql.rows("SELECT DISTINCT queue FROM job")}
+    listed: dict[str, int] = dict(sql.rows("SELECT name, paused FROM queue"))
+    empty = [name for name, paused in listed.items() if name not in used and not paused]
+    return empty[:FORGOTTEN_AT_ONCE], list(used.difference(listed))
+
+
+def forget_queues(sql: Sql, empty: list[str], unlisted: list[str]) -> int:
+    """Forget those that are still empty, list the others; return how many were forgotten."""
+    forgotten = 0
+    for name in empty:
+        forgotten += sql.run(_FORGET, (name,))
+    if sql.value("SELECT 1 FROM sqlite_schema WHERE name = 'pending'"):
+        sql.run_many("DELETE FROM pending WHERE queue = ? AND waiting = 0", [(name,) for name in empty])
+    sql.run_many("INSERT OR IGNORE INTO queue (name) VALUES (?)", [(name,) for name in unlisted])
+    sql.queues.difference_update(empty)
+    return forgotten
+
+
+FORGOTTEN_AT_ONCE = 5000
+"""Queues forgotten in one transaction at most."""
+
+_FORGET = """
+DELETE FROM queue WHERE name = ?1 AND paused = 0
+AND NOT EXISTS (SELECT 1 FROM job WHERE state = 0 AND queue = ?1)
+AND NOT EXISTS (SELECT 1 FROM job WHERE state = 1 AND queue = ?1)"""
+
+
 def purge(sql: Sql, queue: str, *, now: float, limit: int) -> int:
     """Cancel up to ``limit`` waiting jobs of a queue; return how many."""
     ids = sql.rows("SELECT id FROM job WHERE state = 0 AND queue = ? LIMIT ?", (queue, limit))
@@ -61,6 +91,21 @@ def purge(sql: Sql, queue: str, *, now: float, limit: int) -> int:
         "UPDATE job SET state = 4, finished_at = ? WHERE id = ?", [(now, row[0]) for row in ids]
     )
     return len(ids)
+
+
+# `lease_until`: not for a moment that a retry or snooze chose (see outcomes.py).
+_DUE_TOO_LATE = "state = 0 AND run_at > ? AND run_at <= enqueued_at AND lease_until IS NULL"
+
+
+def due_too_late(sql: Sql, now: float) -> list[str]:
+    """Some waiting jobs that were due when they were enqueued, and are not by this clock."""
+    return [row[0] for row in sql.rows(f"SELECT id FROM job WHERE {_DUE_TOO_LATE} LIMIT 1000", (now,))]
+
+
+def bring_forward(sql: Sql, ids: list[str], now: float) -> int:
+    """Let those of them be due now that still wait so; return how many."""
+    statement = f"UPDATE job SET run_at = ? WHERE id = ? AND {_DUE_TOO_LATE}"
+    return sum(sql.run(statement, (now, job_id, now)) for job_id in ids)
 
 
 def prunable(

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 from bisect import insort
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ...job import Claim, Priority, Renewal
 from ..order import Turns
-from .connection import Row, Sql
+from . import bytask
+from .connection import Row, Sql, Value
 from .outcomes import RELEASE
 
 LEVELS = tuple(int(level) for level in Priority)
@@ -28,37 +29,46 @@ _OPEN = " AND name NOT IN (SELECT name FROM queue WHERE paused = 1)"
 _OPEN_WAITING_QUEUES = _WAITING_QUEUES + _OPEN
 _OPEN_NAMED_QUEUES = _NAMED_QUEUES + " WHERE true" + _OPEN
 
-_RESCUED = """
-SELECT EXISTS (SELECT 1 FROM job WHERE state = 1 AND rescues > 0),
-       EXISTS (SELECT 1 FROM job INDEXED BY job_waiting_rescued WHERE state = 0 AND rescues > 0)"""
+# Whether a suspect may be claimed at all: one waits, and none runs in the owner's name.
+_SUSPECT_MAY_RUN = """
+SELECT EXISTS (SELECT 1 FROM job INDEXED BY job_waiting_suspect WHERE state = 0 AND suspect = 1)
+       AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_running_suspect
+                       WHERE state = 1 AND suspect = 1 AND owner = ?)"""
 
-_LEVEL = "FROM job WHERE state = 0 AND queue = ? AND priority = ?"
+_LINE = "FROM job WHERE state = 0 AND queue = ? AND priority = ? AND suspect = ?"
 # All levels in one statement: each one lets other threads have the interpreter, and where these
 # compute, it takes a millisecond to get it back.
 _DUE = " UNION ALL ".join(
     f"""
 SELECT * FROM (
     SELECT {level}, run_at, id FROM job
-    WHERE state = 0 AND queue = ?1 AND priority = {level} AND run_at <= ?2 AND rescues = 0
+    WHERE state = 0 AND queue = ?1 AND priority = {level} AND suspect = 0 AND run_at <= ?2
     ORDER BY run_at, id LIMIT ?3
 )"""
     for level in LEVELS
 )
-_DUE_RESCUED = """
-SELECT priority, run_at, id FROM job INDEXED BY job_waiting_rescued
-WHERE state = 0 AND rescues > 0 AND queue = ? AND run_at <= ?
+_DUE_SUSPECT = """
+SELECT priority, run_at, id FROM job INDEXED BY job_waiting_suspect
+WHERE state = 0 AND suspect = 1 AND queue = ? AND run_at <= ?
 ORDER BY priority, run_at, id LIMIT 1"""
-_FIRST_OF_LEVEL = """
+_FIRST_OF_LINE = """
 SELECT * FROM (
-    SELECT run_at FROM job WHERE state = 0 AND queue = ?1 AND priority = {level} {more}
+    SELECT run_at FROM job
+    WHERE state = 0 AND queue = ?1 AND priority = {level} AND suspect = {suspect}
     ORDER BY run_at, id LIMIT 1
 )"""
-_FIRST, _FIRST_UNBLAMED = (
-    " UNION ALL ".join(_FIRST_OF_LEVEL.format(level=level, more=more) for level in LEVELS)
-    for more in ("", "AND rescues = 0")
+_FIRST_UNSUSPECTED, _FIRST_SUSPECT = (
+    " UNION ALL ".join(_FIRST_OF_LINE.format(level=level, suspect=suspect) for level in LEVELS)
+    for suspect in (0, 1)
 )
-_PAGE = f"SELECT run_at, id {_LEVEL} AND run_at > ? AND run_at <= ? ORDER BY run_at, id LIMIT ?"
-_MOMENT = f"SELECT run_at, id {_LEVEL} AND run_at = ? ORDER BY id"
+_FIRST = f"{_FIRST_UNSUSPECTED} UNION ALL {_FIRST_SUSPECT}"
+_PAGE, _PAGE_OF_TASK = (
+    f"SELECT run_at, id {_LINE} {more} AND run_at > ? AND run_at <= ? ORDER BY run_at, id LIMIT ?"
+    for more in ("", "AND task = ?")
+)
+_MOMENT, _MOMENT_OF_TASK = (
+    f"SELECT run_at, id {_LINE} {more} AND run_at = ? ORDER BY id" for more in ("", "AND task = ?")
+)
 
 _READ = """
 SELECT id, task, queue, payload, claim_no + 1, attempt + 1, run_at, rescues, max_attempts,
@@ -68,6 +78,7 @@ _TAKE = """
 UPDATE job SET state = 1, owner = ?, lease_until = ?, claim_no = claim_no + 1, started_at = ?,
                interrupted = 0
 WHERE id = ?"""
+_PROVE = "INSERT OR REPLACE INTO meta VALUES ('renewed_at', ?)"
 _CLEAR_PROGRESS = "UPDATE body SET progress = NULL WHERE id = ?"
 
 
@@ -78,35 +89,56 @@ def claim(
     now: float,
     limit: int,
     owner: str,
-    lease_until: float,
+    lease: float,
+    clock: Callable[[], float],
     turns: Turns,
     strict: bool,
+    tasks: Collection[str] | None,
 ) -> list[Claim]:
     """Make up to ``limit`` due jobs running ones; see ``Backend.claim``."""
-    due = {queue: _due_levels(sql, queue, now, limit) for queue in open_queues(sql, queues)}
+    due = {queue: _due_levels(sql, queue, now, limit, tasks) for queue in open_queues(sql, queues)}
     if due:
-        _add_one_rescued(sql, due, now)
+        _add_one_suspect(sql, due, now, owner, tasks)
     chosen = [row[1] for row in turns.choose(due, limit, strict)]
     rows = [sql.rows(_READ, (job_id,))[0] for job_id in chosen]
-    sql.run_many(_TAKE, [(owner, lease_until, now, job_id) for job_id in chosen])
+    # Not before: to wait for the store and to look through many queues takes its time.
+    leased_at = clock()
+    sql.run_many(_TAKE, [(owner, leased_at + lease, now, job_id) for job_id in chosen])
     sql.run_many(_CLEAR_PROGRESS, [(row[0],) for row in rows if row[11]])
-    return [Claim(*(*row[:4], owner, *row[4:11])) for row in rows]
+    return [Claim(*(*row[:4], owner, *row[4:11], leased_at)) for row in rows]
 
 
-def _due_levels(sql: Sql, queue: str, now: float, limit: int) -> list[list[Row]]:
+def _due_levels(
+    sql: Sql, queue: str, now: float, limit: int, tasks: Collection[str] | None
+) -> list[list[Row]]:
     """The due jobs of a queue that a claim of ``limit`` can come to, level by level."""
+    if tasks is not None:
+        return [bytask.due(sql, queue, level, 0, tasks, now, limit) for level in LEVELS]
     levels: list[list[Row]] = [[] for _ in LEVELS]
     for level, run_at, job_id in sql.rows(_DUE, (queue, now, limit)):
         levels[level].append((run_at, job_id))
     return levels
 
 
-def _add_one_rescued(sql: Sql, due: Mapping[str, list[list[Row]]], now: float) -> None:
-    """Let the first due job that was rescued stand among the others, unless one runs."""
-    ((running, waiting),) = sql.rows(_RESCUED)
-    if running or not waiting:
+def _add_one_suspect(
+    sql: Sql,
+    due: Mapping[str, list[list[Row]]],
+    now: float,
+    owner: str,
+    tasks: Collection[str] | None,
+) -> None:
+    """Let the first due suspect stand among the others, unless the owner runs one."""
+    if not sql.value(_SUSPECT_MAY_RUN, (owner,)):
         return
-    heads = [(row, queue) for queue in due for row in sql.rows(_DUE_RESCUED, (queue, now))]
+    if tasks is None:
+        heads = [(row, queue) for queue in due for row in sql.rows(_DUE_SUSPECT, (queue, now))]
+    else:
+        heads = [
+            ((level, *row), queue)
+            for queue in due
+            for level in LEVELS
+            for row in bytask.due(sql, queue, level, 1, tasks, now, 1)
+        ]
     if heads:
         (level, run_at, job_id), queue = min(heads)
         insort(due[queue][level], (run_at, job_id))
@@ -126,24 +158,43 @@ def open_queues(sql: Sql, queues: Sequence[str] | None) -> list[str]:
     return [name for (name,) in sql.rows(_OPEN_NAMED_QUEUES, (names,))]
 
 
-def next_due(sql: Sql, queues: Sequence[str] | None) -> float | None:
+def next_due(
+    sql: Sql, queues: Sequence[str] | None, owner: str, tasks: Collection[str] | None
+) -> float | None:
     """The earliest moment of a job that :func:`claim` would take then."""
     names = open_queues(sql, queues)
-    first = _FIRST_UNBLAMED if names and sql.rows(_RESCUED)[0][0] else _FIRST
+    with_suspects = bool(names) and sql.value(_SUSPECT_MAY_RUN, (owner,))
+    if tasks is not None:
+        kinds = (0, 1) if with_suspects else (0,)
+        lines = [(queue, level, suspect) for queue in names for level in LEVELS for suspect in kinds]
+        return min((at for line in lines for at in bytask.first(sql, *line, tasks)), default=None)
+    first = _FIRST if with_suspects else _FIRST_UNSUSPECTED
     return min((moment for queue in names for (moment,) in sql.rows(first, (queue,))), default=None)
 
 
 def upcoming(
-    sql: Sql, queues: Sequence[str] | None, *, after: float, until: float, limit: int
+    sql: Sql,
+    queues: Sequence[str] | None,
+    *,
+    after: float,
+    until: float,
+    limit: int,
+    tasks: Collection[str] | None,
 ) -> list[tuple[float, str]]:
     """A page of waiting jobs that ends with a whole moment; see ``Backend.upcoming``."""
-    lines = [(queue, level) for queue in _named(sql, queues) for level in LEVELS]
-    found = sorted(row for line in lines for row in sql.rows(_PAGE, (*line, after, until, limit)))
+    names = _named(sql, queues)
+    kinds = [(queue, level, suspect) for queue in names for level in LEVELS for suspect in (0, 1)]
+    page_of, moment_of = _PAGE, _MOMENT
+    lines: list[tuple[Value, ...]] = [*kinds]
+    if tasks is not None:
+        lines = [line for kind in kinds for line in bytask.lines(sql, *kind, tasks)]
+        page_of, moment_of = _PAGE_OF_TASK, _MOMENT_OF_TASK
+    found = sorted(row for line in lines for row in sql.rows(page_of, (*line, after, until, limit)))
     if len(found) < limit or not found:
         return found
     last = found[limit - 1][0]
     page = [row for row in found if row[0] < last]
-    page += sorted(row for line in lines for row in sql.rows(_MOMENT, (*line, last)))
+    page += sorted(row for line in lines for row in sql.rows(moment_of, (*line, last)))
     return page
 
 
@@ -166,8 +217,11 @@ def renew(
             kept.append((clock + lease, job_id))
         elif lease_until <= clock + lease - lease / 6:
             orphans.append((now, job_id, owner, claim_no))
-    sql.run_many("UPDATE job SET lease_until = ? WHERE id = ?", kept)
-    sql.run_many(RELEASE, orphans)
+    if kept or orphans:
+        sql.run_many("UPDATE job SET lease_until = ? WHERE id = ?", kept)
+        sql.run_many(RELEASE, orphans)
+    else:
+        sql.run(_PROVE, (now,))  # that the store takes writes, which the lock alone does not prove
     return Renewal(
         lost=tuple(one.id for one in held if stored.get(one.id, (None,))[0] != one.claim_no),
         released=tuple(orphan[1] for orphan in orphans),

@@ -3,10 +3,10 @@ Must not know a table."""
 
 from __future__ import annotations
 
-import threading
+import itertools
+import os
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import apsw
@@ -22,7 +22,7 @@ sqlite_version: str = apsw.sqlite_lib_version()
 machine_time = SystemClock.monotonic
 """For waiting: a deadline passes in real time even where a test holds the package's clock."""
 
-_NAP = 0.001
+NAP = 0.001
 """Seconds between two tries for a lock. Growing naps let whoever just wrote win again and again: of
 three processes that wrote all the time one waited 1.8 s, at a steady millisecond 0.3 s."""
 
@@ -33,20 +33,40 @@ class Sql:
     Every answer is fetched whole at once: an open cursor would keep checkpoints from finishing.
     """
 
-    _open: ClassVar[Counter[str]] = Counter()
-    _guard: ClassVar[threading.Lock] = threading.Lock()
+    # Changed by single steps, without a lock: a signal handler may open a store in the middle of that.
+    _open: ClassVar[set[tuple[str, int, int]]] = set()  # path, process, number
+    _numbers: ClassVar[Iterator[int]] = itertools.count()
 
-    __slots__ = ("_cursor", "_full", "_path", "connection", "deadline", "queues")
+    __slots__ = (
+        *("_cursor", "_full", "_name", "connection", "deadline", "made", "nap", "pid", "queues"),
+    )
 
     def __init__(self, path: str, *, deadline: float) -> None:
         self.deadline = deadline
+        self.nap = NAP
         self._full: bool | None = None
         self.queues: set[str] = set()
         """Queues whose row is known to be stored, or is stored in the open transaction."""
-        self.connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
-        self._path = path
-        with self._guard:
-            self._open[path] += 1
+        self.made: set[str] = set()
+        """What is made on demand (tables, indexes) and known to be there, in the same sense."""
+        self.pid = os.getpid()
+        """The process that opened it, the only one that may use it."""
+        self._name = (path, self.pid, next(self._numbers))
+        self._open.add(self._name)
+        try:
+            self.connection = apsw.Connection(
+                os.fsencode(path).decode(), flags=apsw.SQLITE_OPEN_READWRITE
+            )
+        except BaseException:
+            self._open.discard(self._name)
+            raise
+        try:
+            self._prepare()
+        except BaseException:
+            self.close(checkpoint=False)
+            raise
+
+    def _prepare(self) -> None:
         self.connection.set_busy_handler(self._busy)
         # Checkpoints belong to maintenance alone: a caller never pays for one.
         self.connection.wal_autocheckpoint(0)
@@ -54,13 +74,16 @@ class Sql:
         # Memory-mapped files end a process by SIGBUS when the disk fails or the file is cut.
         for pragma in ("temp_store = MEMORY", "mmap_size = 0", "trusted_schema = OFF"):
             self.rows(f"PRAGMA {pragma}")
+        # On macOS a flush leaves the data in the drive's own memory, unless one asks for more.
+        for pragma in ("fullfsync = ON", "checkpoint_fullfsync = ON"):
+            self.rows(f"PRAGMA {pragma}")
 
     def _busy(self, tries: int) -> bool:
         """Called by SQLite when a lock is taken: whether to try again."""
         left = self.deadline - machine_time()
         if left <= 0:
             return False
-        time.sleep(min(left, _NAP))
+        time.sleep(min(left, self.nap))
         return True
 
     def run(self, statement: str, bindings: Bindings = ()) -> int:
@@ -97,6 +120,7 @@ class Sql:
     def roll_back(self) -> None:
         """End an open transaction, if any, without effect."""
         self.queues.clear()
+        self.made.clear()
         if self.connection.in_transaction:
             self._cursor.execute("ROLLBACK")
 
@@ -105,16 +129,19 @@ class Sql:
         if not checkpoint:
             self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self.connection.close(True)
-        with self._guard:
-            self._open[self._path] -= 1
+        self._open.discard(self._name)
+
+    def __del__(self) -> None:
+        self._open.discard(self._name)  # apsw closes a connection that is dropped
 
     @classmethod
     def how_many(cls, path: str) -> int:
         """The connections that this process has open on a path."""
-        return cls._open[path]
+        here = os.getpid()
+        return sum(name == path and pid == here for name, pid, _ in cls._open.copy())
 
     @classmethod
-    def forget_others(cls) -> None:
-        """In a forked child: whatever was open is not the child's."""
-        cls._open = Counter()
-        cls._guard = threading.Lock()
+    def is_inherited(cls, path: str) -> bool:
+        """Whether connections on a path came over open from the process that forked this one."""
+        here = os.getpid()
+        return any(name == path and pid != here for name, pid, _ in cls._open.copy())

@@ -11,11 +11,10 @@ import os
 import select
 import socket
 import threading
-import weakref
 from contextlib import suppress
 
 from ..base import Doorbell
-from . import forking
+from . import folders, forking
 from .connection import machine_time
 
 _SUFFIX = ".bell"
@@ -24,21 +23,27 @@ _LONGEST_ADDRESS = 100
 
 _LOOK_AGAIN = 1.0
 
+_LONGEST_SLEEP = 60.0
+"""Seconds after which a thread that waits for rings looks by itself whether the bell was closed."""
+
 
 class Bells:
     """The doorbells of one store, as one backend sees them.
 
     :param folder: where the sockets are.
+    :param store: the path of the store.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, store: str) -> None:
         self._folder = folder
-        self._own: weakref.WeakSet[_Bell] = weakref.WeakSet()
+        self._store = store
+        self._own: dict[str, _Bell] = {}  # those that are open, by name
         self._start()
         forking.watch(self)
 
     def _start(self) -> None:
-        self._guard = threading.Lock()
+        # Reentrant, here and below: a signal handler may ring or close in the middle of anything.
+        self._guard = threading.RLock()
         self._sender: socket.socket | None = None
         self._names: list[str] = []
         self._looked_at = float("-inf")
@@ -48,12 +53,10 @@ class Bells:
         if not hasattr(socket, "AF_UNIX"):
             return None
         try:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            bell = _Bell(self._folder, owner)
+            folders.make_own(self._folder, self._store)
+            return _Bell(self._folder, owner, self._own)
         except OSError:
             return None
-        self._own.add(bell)
-        return bell
 
     def ring(self) -> None:
         """Ring at every doorbell that was not opened through this object."""
@@ -65,28 +68,34 @@ class Bells:
             if not self._names:
                 return
             try:
-                if self._sender is None:
-                    self._sender = _socket()
+                sender = self._sender or _socket()
+                self._sender = sender
                 with _Folder(self._folder) as folder:
                     for name in self._names:
                         with suppress(OSError):  # full, gone or dead: nobody waits for this ring
-                            self._sender.sendto(b"!", folder.address(name))
+                            sender.sendto(b"!", folder.address(name))
             except OSError:
                 return
 
     def _look_around(self) -> None:
         self._looked_at = machine_time()
-        own = {bell.name for bell in self._own}
         try:
             names = os.listdir(self._folder)
         except OSError:
             names = []
-        self._names = [name for name in names if name.endswith(_SUFFIX) and name not in own]
+        self._names = [name for name in names if name.endswith(_SUFFIX) and name not in self._own]
+
+    def restore(self, owner: str) -> None:
+        """Let an open doorbell be found again, if somebody removed its file."""
+        bell = self._own.get(owner + _SUFFIX)
+        if bell is not None:
+            with suppress(OSError):  # the next announcement tries again
+                bell.restore()
 
     def remove(self, owner: str) -> None:
         """Remove what a dead owner left."""
         with suppress(OSError):
-            os.unlink(os.path.join(self._folder, owner + _SUFFIX))
+            os.unlink(folders.beside(self._folder, owner, _SUFFIX))
 
     def close(self) -> None:
         """Stop ringing; doorbells opened here are closed by who opened them."""
@@ -108,18 +117,21 @@ class Bells:
         self._start()
         if sender is not None:
             sender.close()
-        for bell in list(self._own):
+        for bell in tuple(self._own.values()):
             bell.abandon()
         self._own.clear()
 
 
 class _Bell(Doorbell):
-    def __init__(self, folder: str, owner: str) -> None:
+    def __init__(self, folder: str, owner: str, own: dict[str, _Bell]) -> None:
         self.name = owner + _SUFFIX
-        self._path = os.path.join(folder, self.name)
-        self._guard = threading.Lock()
+        self._path = folders.beside(folder, owner, _SUFFIX)
+        self._folder = folder
+        self._own = own
+        self._guard = threading.RLock()
         self._closed = False
         self._listening = 0
+        self._replaced: list[socket.socket] = []
         self._socket = _socket()
         try:
             with suppress(FileNotFoundError):
@@ -129,17 +141,21 @@ class _Bell(Doorbell):
         except OSError:
             self._socket.close()
             raise
+        own[self.name] = self
 
     def wait(self, timeout: float | None) -> bool:
         with self._guard:
-            if self._closed:
-                return False
             self._listening += 1
         try:
-            poll = select.poll()
-            poll.register(self._socket, select.POLLIN)
-            poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
-            return not self._closed and self._rang()
+            end = None if timeout is None else machine_time() + timeout
+            while not self._closed:
+                poll = select.poll()
+                poll.register(self._socket, select.POLLIN)
+                left = _LONGEST_SLEEP if end is None else min(end - machine_time(), _LONGEST_SLEEP)
+                rang = bool(poll.poll(max(0.0, left) * 1000))
+                if rang or (end is not None and machine_time() >= end):
+                    return not self._closed and self._rang()
+            return False
         finally:
             with self._guard:
                 self._listening -= 1
@@ -157,22 +173,59 @@ class _Bell(Doorbell):
         with self._guard:
             if not self._closed:
                 self._closed = True
+                self._own.pop(self.name, None)
+                self._wake()
                 with suppress(OSError):
                     os.unlink(self._path)
-                # Wakes a thread that polls; closing the descriptor under it would not.
-                with suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
             self._close_if_unused()
 
+    def restore(self) -> None:
+        """Listen at the path again, if the file is gone.
+
+        :raises OSError: it cannot be had.
+        """
+        with self._guard:
+            if self._closed or os.path.lexists(self._path):
+                return
+            new = _socket()
+            try:
+                with _Folder(self._folder) as folder:
+                    new.bind(folder.address(self.name))
+            except OSError:
+                new.close()
+                raise
+            old, self._socket = self._socket, new
+            # Who polls the old one is woken and goes on with the new one; till then it stays open, under
+            # its number: a poll looks that up again when it wakes, and would sleep on.
+            self._replaced.append(old)
+            with suppress(OSError):
+                old.shutdown(socket.SHUT_RDWR)
+            self._close_if_unused()
+
+    def _wake(self) -> None:
+        """Let a thread that polls notice; closing the descriptor under it would not."""
+        # A ring from itself; where the file is gone by now a shutdown does it, though not on macOS.
+        try:
+            with _socket() as sender, _Folder(self._folder) as folder:
+                sender.sendto(b"!", folder.address(self.name))
+        except OSError:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
     def _close_if_unused(self) -> None:
-        if self._closed and not self._listening:
+        if self._listening:
+            return
+        while self._replaced:
+            self._replaced.pop().close()
+        if self._closed:
             self._socket.close()
 
     def abandon(self) -> None:
         """In a forked child: let go of the copy; the parent's bell goes on."""
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._closed = True
-        self._socket.close()
+        self._listening = 0
+        self._close_if_unused()
 
 
 class _Folder:

@@ -4,12 +4,12 @@ Must not know transactions, threads or files: it runs inside a write transaction
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ...errors import JobConflictError, QueueFullError
 from ...job import Claim, ClaimFor, Enqueued, NewJob
 from ..order import Turns
+from . import pending
 from .claims import LEVELS
 from .connection import Bindings, Sql
 
@@ -26,11 +26,9 @@ _KNOWN_OF_MANY = """
 SELECT job.id, task, payload
 FROM json_each(?) JOIN job ON job.id = value JOIN body ON body.id = value"""
 
-_COUNT_WAITING = "SELECT count(*) FROM (SELECT 1 FROM job WHERE state = 0 AND queue = ? LIMIT ?)"
-
 _PAUSED_OR_BUSY = "SELECT EXISTS (SELECT 1 FROM queue WHERE name = ?1 AND paused = 1)" + "".join(
     f" OR EXISTS (SELECT 1 FROM job WHERE state = 0 AND queue = ?1 AND priority = {level}"
-    " AND run_at <= ?2)"
+    " AND suspect = 0 AND run_at <= ?2)"
     for level in LEVELS
 )
 
@@ -41,21 +39,34 @@ def enqueue(
     *,
     now: float = 0.0,
     max_pending: int | None = None,
+    max_pending_total: int | None = None,
     claim_for: ClaimFor | None = None,
-    lease_until: float = 0.0,
+    clock: Callable[[], float] = lambda: 0.0,
     turns: Turns | None = None,
 ) -> list[Enqueued]:
     """Insert the jobs that are not known yet; see ``Backend.enqueue``.
 
     Everything that can be refused is refused before the first row is written.
+
+    :param clock: tells when the leases of what is claimed begin.
     """
-    if len(jobs) == 1 and max_pending is None:
-        return [_enqueue_one(sql, jobs[0], now, claim_for, lease_until, turns)]
+    limited = max_pending is not None or max_pending_total is not None
+    if len(jobs) == 1:
+        if limited:
+            try:
+                pending.check_room(sql, jobs, max_pending, max_pending_total)
+            except QueueFullError:
+                if _not_known(sql, jobs):
+                    raise
+                return [Enqueued(jobs[0].id, False)]
+        return [_enqueue_one(sql, jobs[0], now, claim_for, clock, turns)]
     fresh = _not_known(sql, jobs)
-    if max_pending is not None:
-        _check_room(sql, fresh, max_pending)
-    owner, chosen = "", frozenset[str]()
+    if limited:
+        pending.check_room(sql, list(fresh.values()), max_pending, max_pending_total)
+    owner, chosen, leased_at, lease_until = "", frozenset[str](), 0.0, 0.0
     if claim_for and turns:
+        leased_at = clock()
+        lease_until = leased_at + claim_for.lease
         owner, chosen = claim_for.owner, _choose(sql, fresh, now, claim_for.slots, turns)
     for queue in {job.queue for job in fresh.values()} - sql.queues:
         _add_queue(sql, queue)
@@ -70,7 +81,7 @@ def enqueue(
     answers = []
     for job in jobs:
         created = fresh.pop(job.id, None) is not None
-        claim = _claim_of(job, owner) if created and job.id in chosen else None
+        claim = _claim_of(job, owner, leased_at) if created and job.id in chosen else None
         answers.append(Enqueued(job.id, created, claim))
     return answers
 
@@ -80,10 +91,10 @@ def _enqueue_one(
     job: NewJob,
     now: float,
     wish: ClaimFor | None,
-    lease_until: float,
+    clock: Callable[[], float],
     turns: Turns | None,
 ) -> Enqueued:
-    """What :func:`enqueue` does, in half the statements: most calls bring one job without a limit."""
+    """What :func:`enqueue` does, in half the statements: most calls bring one job."""
     claimed = (
         wish is not None
         and turns is not None
@@ -91,7 +102,10 @@ def _enqueue_one(
         and job.run_at <= now
         and not sql.value(_PAUSED_OR_BUSY, (job.queue, now))
     )
-    owner = wish.owner if wish is not None else ""
+    owner, leased_at, lease_until = "", 0.0, 0.0
+    if wish is not None:
+        owner, leased_at = wish.owner, clock()
+        lease_until = leased_at + wish.lease
     row = _as_running(job, owner, lease_until, now) if claimed else _as_waiting(job)
     if not sql.run(_INSERT_NEW_JOB, row):
         _not_known(sql, (job,))  # raises if it is another job
@@ -101,7 +115,7 @@ def _enqueue_one(
     sql.run(_INSERT_BODY, (job.id, job.payload))
     if claimed and turns is not None:
         turns.served(job.queue)
-        return Enqueued(job.id, True, _claim_of(job, owner))
+        return Enqueued(job.id, True, _claim_of(job, owner, leased_at))
     return Enqueued(job.id, True)
 
 
@@ -148,12 +162,6 @@ def _choose(sql: Sql, fresh: dict[str, NewJob], now: float, slots: int, turns: T
     return frozenset(job_id for _, job_id in turns.choose(free, slots, strict=False))
 
 
-def _check_room(sql: Sql, fresh: dict[str, NewJob], limit: int) -> None:
-    for queue, more in Counter(job.queue for job in fresh.values()).items():
-        if sql.value(_COUNT_WAITING, (queue, limit + 1)) + more > limit:
-            raise QueueFullError(queue, limit)
-
-
 def _as_waiting(job: NewJob) -> Bindings:
     return (
         *(job.id, job.task, job.queue, job.priority, 0, float(job.run_at), job.enqueued_at),
@@ -168,7 +176,7 @@ def _as_running(job: NewJob, owner: str, lease_until: float, now: float) -> Bind
     )
 
 
-def _claim_of(job: NewJob, owner: str) -> Claim:
+def _claim_of(job: NewJob, owner: str, leased_at: float) -> Claim:
     return Claim(
         id=job.id,
         task=job.task,
@@ -181,4 +189,5 @@ def _claim_of(job: NewJob, owner: str) -> Claim:
         max_attempts=job.max_attempts,
         enqueued_at=job.enqueued_at,
         priority=job.priority,
+        leased_at=leased_at,
     )

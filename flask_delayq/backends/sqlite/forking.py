@@ -37,11 +37,14 @@ _one_at_a_time = threading.RLock()
 
 def watch(what: Forkable) -> None:
     """Tell it of every fork, as long as it exists."""
-    _watched.add(what)
+    with _one_at_a_time:  # a fork that goes through the set must not find it growing
+        _watched.add(what)
 
 
 def _before() -> None:
     _one_at_a_time.acquire()
+    if _forking:
+        return  # a signal handler forks in the middle of a fork; what is prepared by now is
     _forking[:] = list(_watched)
     for what in _forking:
         what.before_fork(TIMEOUT)

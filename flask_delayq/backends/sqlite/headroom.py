@@ -15,6 +15,7 @@ import os
 
 import apsw
 
+from . import folders
 from .connection import Sql
 
 STEP = 2**20
@@ -36,44 +37,47 @@ class Headroom:
     def __init__(self) -> None:
         self._wal = ""
         self._frame = 4096 + _FRAME_HEADER
-        self._used = 0
+        self.used = 0
+        """Bytes of the WAL that hold commits, as of the last one of this process."""
         self._size = 0
 
     def watch(self, sql: Sql) -> None:
         """Learn from each commit of a connection how far the WAL is used."""
-        self._wal = sql.connection.filename_wal  # beside the file itself, where the path is a link
+        self._wal = os.fsdecode(
+            sql.connection.filename_wal.encode()
+        )  # beside the file itself, where the path is a link
         self._frame = sql.value("PRAGMA page_size") + _FRAME_HEADER
-        self._used = self._size = 0
+        self.used = self._size = 0
         sql.connection.set_wal_hook(self._note)
 
     def _note(self, connection: apsw.Connection, name: str, frames: int) -> int:
         used = _HEADER + frames * self._frame
-        if used < self._used:
+        if used < self.used:
             self._size = 0  # it began anew, and may have been cut
-        self._used = used
+        self.used = used
         return apsw.SQLITE_OK
 
     def expect_new_beginning(self) -> None:
         """All of the WAL was copied into the store, so the next commit writes at its beginning."""
-        self._used = self._size = 0
+        self.used = self._size = 0
 
     def make(self) -> None:
         """Lengthen the file if little is left; called while the write lock is held.
 
         Never raises: without room the commit is slower, that is all.
         """
-        if self._size - self._used >= AHEAD or not self._used:
+        if self._size - self.used >= AHEAD or not self.used:
             return  # a process that stores one job and ends needs none
         # Where it fails it is tried again a step later.
-        self._size = self._used + AHEAD + STEP
+        self._size = self.used + AHEAD + STEP
         try:
             disk = os.statvfs(os.path.dirname(self._wal))
             if disk.f_bavail * disk.f_frsize < SPARE:
                 return
-            wal = os.open(self._wal, os.O_WRONLY | os.O_APPEND)
+            wal = os.open(self._wal, os.O_WRONLY | os.O_APPEND | folders.SAFELY)
             try:
                 size = os.fstat(wal).st_size
-                if size - self._used < AHEAD:
+                if size - self.used < AHEAD:
                     size += os.write(wal, _ZEROS)
                 self._size = size
             finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...job import JobQuery, JobRecord, JobState, QueueInfo, Stored
+from ...job import Failure, JobQuery, JobRecord, JobState, QueueInfo, Stored
+from ...serializer import encode_failure
 from .connection import Row, Sql
 
 _HOT = (
@@ -81,16 +82,33 @@ def queues(sql: Sql, now: float) -> list[QueueInfo]:
     running: dict[str, int] = dict(
         sql.rows("SELECT queue, count(*) FROM job WHERE state = 1 GROUP BY queue")
     )
+    paused_by_name: dict[str, int] = dict(sql.rows("SELECT name, paused FROM queue"))
     infos = []
-    for name, paused in sql.rows("SELECT name, paused FROM queue ORDER BY name"):
+    # A queue that was forgotten and is used again by a process that knew it is listed by its jobs.
+    for name in sorted({*paused_by_name, *waiting, *running}):
+        paused = paused_by_name.get(name, 0)
         scheduled, ready, oldest_due = waiting.get(name, (0, 0, None))
         infos.append(QueueInfo(name, bool(paused), scheduled, ready, running.get(name, 0), oldest_due))
     return infos
 
 
+def audit(sql: Sql) -> list[str]:
+    """Jobs of which a part is missing."""
+    wrong = [f"job {job_id!r} has lost its arguments" for (job_id,) in sql.rows(_WITHOUT_BODY)]
+    wrong += [f"job {job_id!r} is gone, its arguments are left" for (job_id,) in sql.rows(_WITHOUT_JOB)]
+    return wrong
+
+
+_WITHOUT_BODY = "SELECT id FROM job WHERE id NOT IN (SELECT id FROM body)"
+_WITHOUT_JOB = "SELECT id FROM body WHERE id NOT IN (SELECT id FROM job)"
+
+
 def _record(row: Row) -> JobRecord:
     values = dict(zip(_COLUMNS, row, strict=True))
-    values["stored"] = Stored(values.pop("state"))
+    number = values.pop("state")
+    values["stored"] = Stored.of(number)
+    if values["stored"] != number:
+        values["error"] = encode_failure(Failure("Unreadable", f"the row has the state {number}"))
     for name in ("fail_on_crash", "interrupted", "cancel_requested"):
         values[name] = bool(values[name])
     return JobRecord(**values)

@@ -3,7 +3,8 @@ Must not know jobs, nor SQLite; works between the processes of one host, contain
 
 A POSIX record lock ends with its process however that dies, and no child inherits it: no pid that is
 used again, no zombie and no signal can lie. A lock also ends when its own process closes any descriptor
-of the file, so a process never opens the files that it holds itself.
+of the file, so nothing here opens a file that this process holds, under whatever path. Other code of
+the process may (a backup of the folder, say): the lock is taken again at each announcement.
 """
 
 from __future__ import annotations
@@ -11,55 +12,65 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
+from typing import NamedTuple
+
+from . import folders
 
 try:
     import fcntl
 except ImportError:  # not a POSIX system: leases alone tell
     fcntl = None  # type: ignore[assignment]
 
+
+class _Held(NamedTuple):
+    descriptor: int
+    identity: tuple[int, int]  # device and inode: one file has many paths
+
+
 # By path, for the whole process: several backends may be open on one store.
-_held: dict[str, int] = {}
-_guard = threading.Lock()
+_held: dict[str, _Held] = {}
+# Reentrant: a signal handler or a finalizer may ask who lives in the middle of anything here.
+_guard = threading.RLock()
 
 
 class SignsOfLife:
     """The lock files of one store.
 
     :param folder: where they are; created with the first sign.
+    :param store: the path of the store.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, store: str) -> None:
         self.folder = folder
+        self._store = store
 
     def path(self, owner: str) -> str:
-        """The file of an owner."""
-        return os.path.join(self.folder, f"{owner}.lock")
+        """The file of an owner.
+
+        :raises OSError: no owner is called so.
+        """
+        return folders.beside(self.folder, owner, ".lock")
 
     def show(self, owner: str) -> bool:
-        """Hold the owner's lock until :meth:`end`; repairs it if a cleaner removed the file.
+        """Hold the owner's lock until :meth:`end`; repairs it if a cleaner removed the file, or if other
+        code of this process opened and closed it.
 
-        :returns: whether it is held; False where the file system cannot do it.
+        :returns: whether it is held; False where the file system cannot do it, or where the folder
+            belongs to somebody else.
         """
         if fcntl is None:
             return False
-        path = self.path(owner)
         with _guard:
-            if path in _held:
-                if _same_file(_held[path], path):
-                    return True
-                os.close(_held.pop(path))
             try:
-                os.makedirs(self.folder, mode=0o700, exist_ok=True)
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                path = self.path(owner)
+                if path in _held:
+                    if _same_file(_held[path], path):
+                        return _lock(_held[path].descriptor)
+                    os.close(_held.pop(path).descriptor)
+                folders.make_own(self.folder, self._store)
+                return _create(path)
             except OSError:
                 return False
-            try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(descriptor)
-                return False
-            _held[path] = descriptor
-            return True
 
     def end(self, owner: str) -> None:
         """Give up the lock and remove the file."""
@@ -70,14 +81,15 @@ class SignsOfLife:
         self._release(owner, remove=False)
 
     def _release(self, owner: str, *, remove: bool) -> None:
-        path = self.path(owner)
-        with _guard:
-            descriptor = _held.pop(path, None)
-            if descriptor is not None:
-                if remove:
-                    with suppress(OSError):
+        with _guard, suppress(OSError):
+            path = self.path(owner)
+            held = _held.pop(path, None)
+            if held is not None:
+                try:
+                    if remove:
                         os.unlink(path)
-                os.close(descriptor)
+                finally:
+                    os.close(held.descriptor)
 
     def remove(self, owner: str) -> None:
         """Remove the file of a dead owner."""
@@ -86,14 +98,17 @@ class SignsOfLife:
 
     def alive(self, owner: str) -> bool | None:
         """Whether an owner that showed a sign lives; ``None``: its file is gone, so nobody can tell."""
-        path = self.path(owner)
         with _guard:
-            if path in _held:
-                return True
-            if fcntl is None:
-                return None
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                path = self.path(owner)
+                if path in _held:
+                    return True
+                if fcntl is None:
+                    return None
+                found = os.lstat(path)
+                if any(held.identity == (found.st_dev, found.st_ino) for held in tuple(_held.values())):
+                    return True
+                descriptor = os.open(path, os.O_RDONLY | folders.SAFELY)
             except OSError:
                 return None
             try:
@@ -106,19 +121,49 @@ class SignsOfLife:
                 os.close(descriptor)
 
 
-def _same_file(descriptor: int, path: str) -> bool:
+def _create(path: str) -> bool:
+    """Make the file and hold it. It gets its name once it is locked: whoever finds a file that is not
+    locked takes its owner for dead."""
+    unnamed = f"{path}.new"
+    descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | folders.SAFELY, 0o600)
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+        found = os.fstat(descriptor)
+        if not _lock(descriptor):
+            raise BlockingIOError
+        # Before the name is there: a signal handler that looks now must not open the file.
+        _held[path] = _Held(descriptor, (found.st_dev, found.st_ino))
+        os.rename(unnamed, path)
+    except BaseException:
+        _held.pop(path, None)
+        with suppress(OSError):
+            os.unlink(unnamed)
+        os.close(descriptor)
+        raise
+    return True
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
+    return True
+
+
+def _same_file(held: _Held, path: str) -> bool:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return held.identity == (found.st_dev, found.st_ino)
 
 
 def _forget_in_child() -> None:
     # The locks are the parent's; the child's copies of the descriptors are of no use.
     global _guard
-    _guard = threading.Lock()
+    _guard = threading.RLock()
     while _held:
-        os.close(_held.popitem()[1])
+        os.close(_held.popitem()[1].descriptor)
 
 
 if hasattr(os, "register_at_fork"):

@@ -18,10 +18,12 @@ _COMPLETE, _FAIL, _CANCEL = (_END.format(state) for state in (2, 3, 4))
 # A job that was asked to stop does not wait again.
 _AGAIN = f"""
 UPDATE job SET state = iif(cancel_requested, 4, 0), finished_at = iif(cancel_requested, ?, NULL),
-               {{}} {_FREED} {_OURS}"""
-_RETRY = _AGAIN.format("attempt = ?, run_at = ?,")
-_SNOOZE = _AGAIN.format("run_at = ?,")
-RELEASE = _AGAIN.format("")
+               {{}} {_OURS}"""
+# A waiting job has no lease: any other value than NULL says that its moment was chosen by a run.
+_LATER = "run_at = ?, rescues = 0, suspect = 0, owner = NULL, lease_until = 0, interrupted = 0"
+_RETRY = _AGAIN.format(f"attempt = ?, {_LATER}")
+_SNOOZE = _AGAIN.format(_LATER)
+RELEASE = _AGAIN.format(_FREED)
 """Binds the moment, the id, the owner and the ``claim_no``."""
 
 _INTERRUPT = f"UPDATE job SET interrupted = 1 {_OURS}"

@@ -20,9 +20,8 @@ def announce(sql: Sql, process: ProcessRecord, *, marked: bool) -> None:
 
 
 def withdraw(sql: Sql, owner: str) -> None:
-    """Delete a record; what still runs in the owner's name is to be rescued at once."""
+    """Delete a record."""
     sql.run("DELETE FROM process WHERE owner = ?", (owner,))
-    sql.run("UPDATE job SET lease_until = 0 WHERE state = 1 AND owner = ?", (owner,))
 
 
 def select(sql: Sql) -> list[tuple[ProcessRecord, bool]]:

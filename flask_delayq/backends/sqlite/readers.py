@@ -1,17 +1,35 @@
 """The read side of one store in this process: a few idle connections, lent to one thread at a time.
-Must not know what is read with them."""
+Must not know what is read with them.
+
+As in the writer, an exception may be thrown into a thread between any two calls: what was lent is given
+back in two nested ``finally``, and what must change together is assigned with no call in between.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
 
 from ...errors import BackendUnavailableError
+from ..nesting import refuse_inside
 from .connection import Sql, machine_time
+
+T = TypeVar("T")
 
 IDLE_LIMIT = 4
 """Connections kept open while nobody reads; more readers at once get one for the occasion."""
+
+
+class _Loan:
+    """One use of a connection."""
+
+    __slots__ = ("generation", "healthy", "sql")
+
+    def __init__(self) -> None:
+        self.sql: Sql | None = None
+        self.generation = 0
+        self.healthy = False
 
 
 class Readers:
@@ -26,75 +44,108 @@ class Readers:
 
     def reset(self) -> None:
         """Begin anew in a forked child, where nobody will give back what was lent."""
-        self._changed = threading.Condition(threading.Lock())
-        self._idle: list[Sql] = []
-        self._lent: list[Sql] = []
-        self._borrowers = 0
+        # Reentrant, so that a signal handler finds out that it runs inside; entered as it is, since
+        # an exception may be thrown into the condition's own method after it got the lock.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._idle: list[tuple[int, Sql]] = []  # with the generation that each belongs to
+        self._loans: list[_Loan] = []
         self._shut = False
         self._generation = 0
 
-    @contextmanager
-    def lend(self, deadline: float) -> Iterator[Sql]:
-        """A connection for the body of the ``with`` statement.
+    def lend(self, deadline: float, use: Callable[[Sql], T]) -> T:
+        """Call ``use`` with a connection and return what it returns.
 
-        :raises BackendUnavailableError: none could be had before the deadline.
+        :raises BackendUnavailableError: none could be had before the deadline, or this thread is in the
+            middle of taking one (a signal handler).
         """
-        with self._changed:
-            while self._shut:
-                if not self._changed.wait(max(0.0, deadline - machine_time())) and self._shut:
-                    raise BackendUnavailableError("the store is being closed or forked", reason="closed")
-            self._borrowers += 1
-            generation = self._generation
-            sql = self._idle.pop() if self._idle else None
-        healthy = False
+        refuse_inside(self._lock)
+        loan = _Loan()
         try:
-            if sql is None:
-                sql = self._connect(deadline)
-            self._lent.append(sql)
-            sql.deadline = deadline
-            yield sql
-            healthy = True
+            try:
+                self._take(loan, deadline)
+                sql = loan.sql
+                if sql is None:
+                    sql = loan.sql = self._connect(deadline)
+                sql.deadline = deadline
+                result = use(sql)
+                loan.healthy = True
+                return result
+            finally:
+                self._give_back(loan)
         finally:
-            with self._changed:
-                self._borrowers -= 1
-                if sql in self._lent:
-                    self._lent.remove(sql)
-                keep = healthy and generation == self._generation and len(self._idle) < IDLE_LIMIT
-                if keep and sql is not None:
-                    self._idle.append(sql)
-                elif sql is not None:
-                    sql.close(checkpoint=False)
+            self._give_back(loan)
+
+    def _take(self, loan: _Loan, deadline: float) -> None:
+        with self._lock:
+            while self._shut:
+                left = deadline - machine_time()
+                if left <= 0:
+                    raise BackendUnavailableError("the store is being closed or forked", reason="closed")
+                self._changed.wait(left)
+            generation = loan.generation = self._generation
+            idle = self._idle
+            loans = [*self._loans, loan]
+            if idle and idle[-1][0] == generation:
+                loan.sql = idle[-1][1]
+                idle = idle[:-1]
+            self._loans = loans
+            self._idle = idle
+
+    def _give_back(self, loan: _Loan) -> None:
+        """May be called again, and at any point."""
+        with self._lock:
+            if loan in self._loans:
+                loans = [other for other in self._loans if other is not loan]
+                keep = loan.healthy and loan.generation == self._generation and not self._shut
+                idle = self._idle
+                surplus = loan.sql
+                if keep and surplus is not None and len(idle) < IDLE_LIMIT:
+                    idle = [*idle, (loan.generation, surplus)]
+                    surplus = None
+                self._loans = loans
+                self._idle = idle
+                loan.sql = surplus
+            if self._shut:
                 self._changed.notify_all()
+        if loan.sql is not None:
+            loan.sql.close(checkpoint=False)
+            loan.sql = None
 
     def renew(self) -> None:
         """Close the idle connections; those lent out are closed when they come back."""
-        with self._changed:
-            self._generation += 1
-            idle, self._idle = self._idle, []
-        for sql in idle:
-            sql.close(checkpoint=False)
+        self._close_idle(checkpoint=False)
 
     def shut(self, deadline: float, *, checkpoint: bool) -> bool:
         """Lend no more, wait for all that was lent, close everything; whether it came to that in time.
 
         :meth:`open` must follow in either case.
         """
-        with self._changed:
+        with self._lock:
             self._shut = True
-            while self._borrowers:
+            while self._loans:
                 left = deadline - machine_time()
-                if left <= 0 or (not self._changed.wait(left) and self._borrowers):
+                if left <= 0:
                     return False
-            while self._idle:
-                self._idle.pop().close(checkpoint=checkpoint)
-            return True
+                self._changed.wait(left)
+        self._close_idle(checkpoint=checkpoint)
+        return True
+
+    def _close_idle(self, *, checkpoint: bool) -> None:
+        with self._lock:
+            idle = self._idle
+            self._idle = []
+            self._generation += 1
+        for _, sql in idle:
+            sql.close(checkpoint=checkpoint)
 
     def inherited(self) -> list[Sql]:
         """The connections that a child finds open because :meth:`shut` was in vain."""
-        return self._idle + self._lent
+        lent = [loan.sql for loan in self._loans if loan.sql is not None]
+        return [sql for _, sql in self._idle] + lent
 
     def open(self) -> None:
         """Lend again."""
-        with self._changed:
+        with self._lock:
             self._shut = False
             self._changed.notify_all()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from ...errors import BackendUnavailableError
+from . import folders
 from .connection import Sql
 
 try:
@@ -43,7 +44,7 @@ def _others_use(shm: str) -> bool:
     if fcntl is None:
         return False
     try:
-        descriptor = os.open(shm, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(shm, os.O_RDWR | folders.SAFELY)
     except OSError:
         return False
     try:

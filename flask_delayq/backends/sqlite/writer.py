@@ -26,6 +26,7 @@ from typing import Any, TypeVar, cast
 import apsw
 
 from ...errors import BackendUnavailableError
+from ..nesting import is_held_here, nested, refuse_inside
 from .connection import Sql, machine_time
 from .trouble import OPERATION_ERRORS, CommitUnknown, leaves_doubt, needs_reopening
 
@@ -61,7 +62,7 @@ _WAITING, _LEADING, _DONE = _State
 _OPEN, _COMMITTING, _REFUSED = _Stage
 
 
-class _Request:
+class Request:
     """One caller's operation and what became of it."""
 
     __slots__ = (
@@ -89,6 +90,12 @@ class _Request:
         self.error: BaseException | None = None
         self.wake = threading.Lock()
         self.wake.acquire()
+
+
+def _too_late() -> BackendUnavailableError:
+    return BackendUnavailableError(
+        "the store was busy until the time was over; nothing was done", reason="locked"
+    )
 
 
 class Writer:
@@ -120,8 +127,8 @@ class Writer:
         # Reentrant: a signal handler may run in the middle and must be refused, not stand still.
         self._mutex = threading.RLock()
         self._leader: int | None = None
-        self._waiting: list[_Request] = []
-        self._group: list[_Request] = []
+        self._waiting: list[Request] = []
+        self._group: list[Request] = []
         self._stage = _OPEN
         self._sql: Sql | None = None
         self._busy_until = 0.0
@@ -145,14 +152,16 @@ class Writer:
         :param doubts: rather raise CommitUnknown at the deadline than wait for a commit under way.
         :param patient: while others write all the time, wait up to :data:`PATIENCE` for one of them to
             take it along, instead of making a commit, and that other wait for it.
-        :raises BackendUnavailableError: reason ``"locked"``: the deadline passed, nothing was done.
+        :raises BackendUnavailableError: reason ``"locked"``: the deadline passed, or this thread is in
+            the middle of another write (a signal handler); nothing was done.
         :raises CommitUnknown: whether it is stored cannot be told.
         """
+        refuse_inside(self._mutex)
         began = machine_time()
         if not patient:
             self._busy_until = began + BUSY
         patient = patient and began < self._busy_until
-        request = _Request(operation, full=full, doubts=doubts, deadline=deadline, patient=patient)
+        request = Request(operation, full=full, doubts=doubts, deadline=deadline, patient=patient)
         try:
             try:
                 self._stand_in_line(request)
@@ -168,39 +177,44 @@ class Writer:
 
     # --- the lead without a transaction: opening, closing, forking ----------------------------------
 
-    def seize(self, deadline: float) -> object | None:
-        """Take the lead and keep it: nobody writes until :meth:`release`. ``None`` if not in time."""
-        request = _Request(None, full=False, doubts=False, deadline=deadline)
-        kept = False
-        try:
-            self._stand_in_line(request)
-            kept = request.state is _LEADING
-        except BackendUnavailableError:
-            return None
-        finally:
-            if not kept:
-                self._leave(request)
-        return request
+    def ticket(self, deadline: float) -> Request:
+        """What :meth:`seize` takes the lead with. Made before, so that whatever is thrown into a thread
+        that seizes, there is something to release."""
+        return Request(None, full=False, doubts=False, deadline=deadline)
 
-    def release(self, seized: object) -> None:
-        """Hand on what :meth:`seize` returned."""
-        self._leave(cast(_Request, seized))
+    def seize(self, ticket: Request) -> bool:
+        """Take the lead and keep it: nobody writes until :meth:`release`, which must follow whatever
+        happens. Whether it was to be had in time."""
+        if is_held_here(self._mutex):
+            return False
+        try:
+            self._stand_in_line(ticket)
+        except BackendUnavailableError:
+            return False
+        return ticket.state is _LEADING
+
+    def release(self, ticket: Request) -> None:
+        """Hand the lead on, if :meth:`seize` got it. May be called again."""
+        try:
+            self._leave(ticket)
+        finally:
+            self._leave(ticket)
 
     # --- waiting --------------------------------------------------------------------------------------
 
-    def _stand_in_line(self, request: _Request) -> None:
+    def _stand_in_line(self, request: Request) -> None:
         """Return once the request leads or is done; raise at its deadline."""
         with self._mutex:
             if self._leader is None and not request.patient:
                 self._leader = request.thread
                 request.state = _LEADING
                 return
-            if self._leader == request.thread:
+            # Also behind a request of its own: that may come to lead, and nobody would.
+            others = [*self._waiting, *self._group]
+            mine = [r for r in others if r.thread == request.thread and r.state is not _DONE]
+            if mine or self._leader == request.thread:
                 request.state = _DONE
-                raise BackendUnavailableError(
-                    "the store was used inside one of its own writes, perhaps by a signal handler",
-                    reason="locked",
-                )
+                raise nested()
             self._waiting.append(request)
         if request.patient and self._is_served(request):
             return
@@ -212,15 +226,16 @@ class Writer:
                 continue
             with self._mutex:
                 if request in self._waiting:
-                    raise BackendUnavailableError(
-                        "the store was busy until the time was over; nothing was done", reason="locked"
-                    )
-                if request.state is _WAITING and request.doubts:
+                    raise _too_late()
+                if request.state is not _WAITING:
+                    return  # it was answered, or came to lead, in this very moment
+                if request.doubts:
                     raise CommitUnknown
-            # Woken in this moment, or in a transaction that ends one way or the other.
-            request.deadline = machine_time() + _LONGEST_WAIT
+            # In a transaction that has the lock already, and ends one way or the other.
+            request.wake.acquire()
+            return
 
-    def _is_served(self, request: _Request) -> bool:
+    def _is_served(self, request: Request) -> bool:
         """Wait to be taken along; whether that happened, or the request leads now itself."""
         if request.wake.acquire(timeout=PATIENCE):
             return True
@@ -234,7 +249,7 @@ class Writer:
                 return True
         return False
 
-    def _leave(self, request: _Request) -> None:
+    def _leave(self, request: Request) -> None:
         """Withdraw the request, or end its lead and promote the next. May be called again."""
         if request.state is _DONE:
             return
@@ -261,22 +276,16 @@ class Writer:
 
     # --- leading --------------------------------------------------------------------------------------
 
-    def _lead(self, leader: _Request) -> None:
+    def _lead(self, leader: Request) -> None:
         """Run the leader's operation with those that wait, in one transaction."""
         # The mode cannot be changed inside a transaction, so it is chosen by who waits before.
         full = leader.full or any([request.full for request in self._waiting])
         try:
-            sql = self._sql = self._connect(leader.deadline)
+            sql = self._connect(leader.deadline)
             sql.deadline = leader.deadline
             sql.synchronous(full)
-            sql.rows("BEGIN IMMEDIATE")
-            if full:
-                self._prepare()
-            self._gather(leader, full)
-            while self._run_group(sql):
-                sql.roll_back()
-                sql.rows("BEGIN IMMEDIATE")
-            self._commit(sql, full)
+            while not self._transact(sql, leader, full):
+                pass
         except apsw.Error as error:
             if leader.error is None:
                 leader.error = error
@@ -284,7 +293,23 @@ class Writer:
             if needs_reopening(error):
                 self._drop(error)
 
-    def _gather(self, leader: _Request, full: bool) -> None:
+    def _transact(self, sql: Sql, leader: Request, full: bool) -> bool:
+        """One transaction; False if it must be repeated without one of its operations."""
+        self._sql = sql
+        sql.rows("BEGIN IMMEDIATE")
+        if full:
+            self._prepare()
+        self._gather(leader, full)
+        if self._run_group(sql):
+            sql.roll_back()
+            # The lock is free now, and another process may keep it: the others stand in line again,
+            # where their time can end.
+            self._settle()
+            return leader.error is not None
+        self._commit(sql, full)
+        return True
+
+    def _gather(self, leader: Request, full: bool) -> None:
         """Take those who wait into the group, after the lock was got: until then they may withdraw."""
         with self._mutex:
             fit = [r for r in self._waiting if r.operation is not None and (full or not r.full)]
@@ -349,9 +374,12 @@ class Writer:
         if sql is not None and sql.connection.in_transaction:
             self._stage = _OPEN
             self._roll_back()
+        now = machine_time()
         with self._mutex:
             committed = self._stage is _COMMITTING
             for request in self._group:
+                if not committed and request.deadline <= now and request.error is None:
+                    request.error = _too_late()  # it waits without a limit since then
                 if request.state is _WAITING and (committed or request.error is not None):
                     request.state = _DONE
                     request.wake.release()
