@@ -3,7 +3,7 @@ The wheel says only *when* to look; *what* to run is decided by the backend's cl
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
@@ -15,6 +15,7 @@ from ..job import Claim, ClaimFor, Outcome, Verb
 from .claims import Held, HeldClaims
 from .pool import WorkerPool
 from .recorder import Recorder
+from .strangers import Strangers
 from .wheel import TimingWheel
 
 SAFETY = 1.0
@@ -51,6 +52,7 @@ class Dispatcher:
         pool: WorkerPool[Held],
         recorder: Recorder,
         wake: Callable[[], None],
+        strangers: Strangers,
     ) -> None:
         self._backend = backend
         self._clock = clock
@@ -59,18 +61,25 @@ class Dispatcher:
         self._pool = pool
         self._recorder = recorder
         self._wake = wake
+        self._strangers = strangers
         self._queues = settings.queues
         self._lease = settings.lease
         self._horizon = settings.horizon
+        self._reserved_for = settings.enqueue_timeout + SAFETY
         self._strict = settings.strict_priority
         self.open = False
         """Whether claims may be made; set once the process is announced, cleared when it stops."""
         self._wheel = TimingWheel(clock.now())
-        self._wheel_lock = threading.Lock()
+        # Touched by turns alone. Who enqueues takes no lock here: it may be a finalizer, which runs in
+        # the middle of whatever its thread does.
         self._loaded_until = float("-inf")
-        self._sleeps_until = float("inf")
+        self._expected: deque[tuple[str, float]] = deque()  # on their way into the wheel
+        self._sleeps_until = [float("inf")]  # a new list for each sleep
         self._seen_due: float | None = None  # the store's next due moment at the last look
         self._look_at = float("-inf")  # monotonic moment of the next look whatever the wheel says
+        self._reserved: set[ClaimFor] = set()  # for threads that enqueue right now
+        self._count_at = float("-inf")  # monotonic
+        self._asks_for_ours = False
         self._rung = False  # by another process
         self._wanted = False  # by a thread of this one
 
@@ -81,9 +90,15 @@ class Dispatcher:
         self._return_unstarted()
         if not self.open:
             return SAFETY
-        with self._wheel_lock:
-            popped = self._wheel.advance(now, PAGE)
+        self._count_places()
+        if self._strangers.met:
+            self._ask_for_ours()
+        self._take_expected()
+        popped = self._wheel.advance(now, PAGE)
         look = self._clock.monotonic() >= self._look_at
+        if self._strangers.met:
+            # It rings for the jobs of others as well, and a glance costs nobody the store's lock.
+            look, rung = look or rung, False
         if look and not (popped or rung or wanted or self._pool.hungry):
             self._look()  # idle, most likely: a glance is cheaper than a claim
         seen = self._seen_due is not None and self._seen_due <= now
@@ -91,6 +106,15 @@ class Dispatcher:
             self._claim_due(now, look=rung or look)
         more = self._refill(now)
         return 0.0 if more or len(popped) == PAGE else self._wait()
+
+    def _ask_for_ours(self) -> None:
+        """From the first job of a stranger on the wheel holds our own jobs only."""
+        if self._asks_for_ours:
+            return
+        self._asks_for_ours = True
+        self._wheel = TimingWheel(self._clock.now())
+        self._loaded_until = float("-inf")
+        self._seen_due = None
 
     def ring(self) -> None:
         """Somebody enqueued something: look into the store now."""
@@ -115,7 +139,6 @@ class Dispatcher:
             # seen by it, and whoever stores it sets the flag.
             pool.hungry = False
             claims: list[Claim] | None = None
-            asked_at = self._clock.monotonic()
             try:
                 claims = self._backend.claim(
                     self._queues,
@@ -124,10 +147,11 @@ class Dispatcher:
                     owner=self._owner,
                     lease=self._lease,
                     strict=self._strict,
+                    tasks=self._strangers.tasks,
                 )
             finally:
                 since = self._clock.monotonic()
-                self._give(places, [Held(claim, None, since, asked_at) for claim in claims or ()])
+                self._give(places, [Held(claim, None, since, claim.leased_at) for claim in claims or ()])
                 if claims is None or len(claims) == places:
                     pool.hungry = True
             if len(claims) < places:
@@ -137,7 +161,9 @@ class Dispatcher:
             self._look()
 
     def _look(self) -> None:
-        self._seen_due = self._backend.next_due(self._queues)
+        self._seen_due = self._backend.next_due(
+            self._queues, owner=self._owner, tasks=self._strangers.tasks
+        )
         self._look_at = self._clock.monotonic() + SAFETY
 
     def _give(self, places: int, items: Sequence[Held]) -> None:
@@ -160,6 +186,20 @@ class Dispatcher:
             self.release(withdrawn)
             self._pool.stop_prefetching()  # after their places came back, which go with it
 
+    def _count_places(self) -> None:
+        """Compare the places that are taken with what takes them, once a second."""
+        moment = self._clock.monotonic()
+        if moment < self._count_at:
+            return
+        self._count_at = moment + SAFETY
+        known = self._claims.places
+        for reserved in self._reserved.copy():
+            if moment - reserved.asked_at > self._reserved_for:
+                self._reserved.discard(reserved)  # its thread was cut off: no enqueue takes so long
+            else:
+                known += reserved.slots
+        self._pool.settle(known)
+
     def release(self, claims: Sequence[Claim]) -> None:
         """Give claims back that were withdrawn before they began."""
         now = self._clock.now()
@@ -175,27 +215,37 @@ class Dispatcher:
         if self._loaded_until >= now + self._horizon / 2 or len(self._wheel) >= WHEEL_LIMIT:
             return False
         after = max(self._loaded_until, now)
-        page = self._backend.upcoming(self._queues, after=after, until=until, limit=PAGE)
-        with self._wheel_lock:
-            for due, job_id in page:
-                self._wheel.add(job_id, due)
-            self._loaded_until = page[-1][0] if len(page) >= PAGE else until
+        page = self._backend.upcoming(
+            self._queues, after=after, until=until, limit=PAGE, tasks=self._strangers.tasks
+        )
+        for due, job_id in page:
+            self._wheel.add(job_id, due)
+        self._loaded_until = page[-1][0] if len(page) >= PAGE else until
         return len(page) >= PAGE
+
+    def _take_expected(self) -> None:
+        for _ in range(len(self._expected)):
+            job_id, run_at = self._expected.popleft()
+            if run_at <= self._loaded_until:  # later ones come with their page
+                self._wheel.add(job_id, run_at)
 
     def _wait(self) -> float:
         unstarted = self._claims.oldest_unstarted()
         wait = SAFETY
-        if not (self._pool.hungry or self._recorder.is_full):
+        claims = not (self._pool.hungry or self._recorder.is_full)
+        if claims:
             # Until the next look and no sooner: it would be put off by a whole turn.
             wait = self._look_at - self._clock.monotonic()
-        with self._wheel_lock:
-            due = self._wheel.next_due()
-            moment = self._clock.now() + wait
-            if due is not None:
-                moment = min(moment, due)
-            if self._seen_due is not None and not self._pool.hungry:
-                moment = min(moment, self._seen_due)
-            self._sleeps_until = moment
+        self._take_expected()
+        due = self._wheel.next_due()
+        moment = self._clock.now() + wait
+        if due is not None:
+            moment = min(moment, due)
+        if self._seen_due is not None and claims:
+            moment = min(moment, self._seen_due)
+        self._sleeps_until = [moment]
+        if self._expected:
+            return 0.0  # it came between, and may have been compared with the sleep before
         wait = min(wait, moment - self._clock.now())
         if unstarted is not None:
             wait = min(wait, unstarted + UNSTARTED_LIMIT - self._clock.monotonic())
@@ -210,20 +260,16 @@ class Dispatcher:
         places = self._pool.reserve(jobs)
         if not places:
             return None
-        return ClaimFor(self._owner, self._lease, places, self._clock.monotonic())
+        reserved = ClaimFor(self._owner, self._lease, places, self._clock.monotonic())
+        self._reserved.add(reserved)
+        return reserved
 
     def hand_over(self, reserved: ClaimFor, claims: Sequence[tuple[Claim, Struct | None]]) -> None:
         """Run what was claimed while it was enqueued; unused places are free again."""
-        if self.open or not claims:
-            since = self._clock.monotonic()
-            asked_at = reserved.asked_at
-            items = [Held(claim, values, since, asked_at) for claim, values in claims]
-            self._give(reserved.slots, items)
-            return
-        # It was closed while these were being stored, so nobody may be left to run or release them.
-        self._pool.give_back(reserved.slots)
-        now = self._clock.now()
-        self._backend.record([Outcome(claim, Verb.RELEASE, now) for claim, _ in claims], now=now)
+        since = self._clock.monotonic()
+        self._reserved.discard(reserved)
+        held = [Held(claim, values, since, claim.leased_at) for claim, values in claims]
+        self._give(reserved.slots, held)
 
     def expect(self, jobs: Sequence[tuple[str, float]]) -> None:
         """Jobs (id, due moment) were stored and wait: turn now, or when they are due."""
@@ -232,20 +278,19 @@ class Dispatcher:
         now = self._clock.now()
         due_now = False
         earliest = float("inf")
-        with self._wheel_lock:
-            for job_id, run_at in jobs:
-                if run_at <= now:
-                    due_now = True
-                elif run_at <= self._loaded_until:
-                    self._wheel.add(job_id, run_at)
-                    earliest = min(earliest, run_at)
-            sooner = earliest < self._sleeps_until
-            if sooner:
-                self._sleeps_until = earliest
+        for job in jobs:
+            if job[1] <= now:
+                due_now = True
+            else:
+                self._expected.append(job)
+                earliest = min(earliest, job[1])
         if due_now:
             self.expect_now()
-        elif sooner:
+        # In this order: a turn sets its sleep and then looks who is expected.
+        sleep = self._sleeps_until
+        if earliest < sleep[0]:
             self._wake()
+            sleep[0] = earliest  # of this sleep only: the next one is for its own turn to say
 
     def expect_now(self) -> None:
         """A job was stored that is due and waits: turn as soon as there is a place for it."""

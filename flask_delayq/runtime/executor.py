@@ -1,4 +1,4 @@
-"""Runs one claimed job and says how it ended: one Claim in, one Outcome out, step by step.
+"""Runs one claimed job and says how it ended: one Claim in, one Ended out, step by step.
 Knows no thread, no loop and no store beyond the job's own reports; Flask comes in as a ``scope``."""
 
 from __future__ import annotations
@@ -18,13 +18,27 @@ from msgspec import Struct
 from ..backends.base import Backend
 from ..clock import Clock, to_seconds
 from ..config import Settings
+from ..errors import BackendError
 from ..job import Claim, Failure, Outcome, Verb
 from ..retry import Cancel, Retry, RetryPolicy, Snooze
 from ..running import RunningJob, running_job
 from ..serializer import encode, encode_failure
-from ..signals import Signal, emit, job_cancelled, job_completed, job_failed, job_retried, job_started
+from ..signals import (
+    Signal,
+    emit_contained,
+    job_cancelled,
+    job_completed,
+    job_failed,
+    job_retried,
+    job_started,
+)
 from ..task import Task, TaskRegistry
-from .puzzles import Puzzles
+from ..texts import indented, traceback_of
+from .ended import Ended
+from .exits import cut_off_by_exit
+from .mismatches import Mismatches
+from .peers import fingerprint, living
+from .strangers import Strangers
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +66,8 @@ class Executor:
     :param scope: makes the context in which each job runs (``app.app_context``); entered afresh for
         every job and left whatever happens, so that teardown functions run.
     :param sender: the sender of signals.
+    :param interruptible: let a KeyboardInterrupt through, for whoever runs jobs in the main thread:
+        there it is a person's Ctrl-C, and no failure of the job.
     """
 
     def __init__(
@@ -62,22 +78,34 @@ class Executor:
         clock: Clock,
         scope: Callable[[], AbstractContextManager[Any]],
         sender: object,
+        *,
+        interruptible: bool = False,
     ) -> None:
         self._registry = registry
         self._backend = backend
         self._clock = clock
         self._scope = scope
         self._sender = sender
-        self._puzzles = Puzzles()
+        self._interruptible = interruptible
+        self.strangers = Strangers(registry)
+        """The tasks that jobs came for and that are not registered here."""
+        self._mismatches = Mismatches()
+        self._patience = settings.unknown_task_timeout
         self._max_result = settings.max_result
         self._default_policy = RetryPolicy(max_attempts=settings.max_attempts)
 
     def start(self, claim: Claim) -> RunningJob:
-        """The run of a claim, for whoever shows what is running."""
+        """The run of a claim, for whoever shows what is running. From now on it counts as begun."""
+        if claim.task in self._registry.names:  # what is left to others does not begin here
+            self._backend.mark_begun(claim)
         return RunningJob(claim, self._clock.now(), self._backend, self._clock)
 
-    def execute(self, run: RunningJob, values: Struct | None = None) -> Outcome:
-        """Run a job to its end; never raises.
+    def not_started(self, claim: Claim) -> None:
+        """The run does not take place after all: it does not count as begun."""
+        self._backend.unmark_begun(claim)
+
+    def execute(self, run: RunningJob, values: Struct | None = None) -> Ended:
+        """Run a job to its end; never raises, but for a KeyboardInterrupt if it is interruptible.
 
         :param values: its arguments, if they are at hand decoded; used for a first run only, as the
             function may have changed them.
@@ -85,28 +113,33 @@ class Executor:
         claim = run.claim
         task = self._registry.find(claim.task)
         if task is None:
-            return self._misunderstood(claim, Failure("TaskNotFoundError", _no_task(claim.task)))
+            return self._leave_to_others(claim)
         try:
             if values is None:
                 values = task.arguments.decode(claim.payload)
         except BaseException as error:  # restoring arguments runs foreign code: __post_init__
-            return self._misunderstood(claim, Failure(type(error).__name__, _text_of(error)))
-        if job_started.receivers:
-            self._tell(job_started, claim, attempt=claim.attempt)
+            self._pass_on(error)
+            return self._put_off(claim, task, Failure(type(error).__name__, _text_of(error)))
         try:
             # An empty context for each job: nothing that one sets is seen by the next.
             result = Context().run(self._run, task, run, values)
         except BaseException as error:  # the edge to foreign code: SystemExit ends a job, not a thread
-            outcome = self._ended_badly(claim, task, error)
-            # The frames of the failed call hold its arguments and locals; let them go.
-            error.__traceback__ = None
-            return outcome
+            self._pass_on(error)
+            ended = self._ended_badly(claim, task, error)
+            if ended.facts is None:
+                # The frames of the failed call hold its arguments and locals; let them go.
+                error.__traceback__ = None
+            return ended
         return self._completed(claim, result, run)
 
     def _run(self, task: Task[..., Any], run: RunningJob, values: Struct) -> Any:
         running_job.set(run)
         forks = _forks
         with self._scope():
+            if job_started.receivers:
+                claim = run.claim
+                facts: dict[str, object] = {"job": claim, "attempt": claim.attempt}
+                emit_contained(job_started, self._sender, interruptible=self._interruptible, facts=facts)
             try:
                 result = task.arguments.call(task.function, values)
                 if type(result) is CoroutineType:
@@ -118,7 +151,7 @@ class Executor:
                     _end_stray_child()
         return result
 
-    def _completed(self, claim: Claim, result: Any, run: RunningJob) -> Outcome:
+    def _completed(self, claim: Claim, result: Any, run: RunningJob) -> Ended:
         now = self._clock.now()
         data = note = None
         if result is not None:
@@ -135,12 +168,33 @@ class Executor:
                     data = None
         if note is not None:
             _log.warning("job %s (%s) completed, but %s", claim.id, claim.task, note)
-        if job_completed.receivers:
-            self._tell(job_completed, claim, result=result, seconds=now - run.started_at)
         error_bytes = encode_failure(Failure("ResultNotStored", note)) if note else None
-        return Outcome(claim, Verb.COMPLETE, now, None, data, error_bytes)
+        outcome = Outcome(claim, Verb.COMPLETE, now, None, data, error_bytes)
+        if not job_completed.receivers:
+            return Ended(outcome)
+        return Ended(outcome, job_completed, {"result": result, "seconds": now - run.started_at})
 
-    def _ended_badly(self, claim: Claim, task: Task[..., Any], error: BaseException) -> Outcome:
+    def struck(self, run: RunningJob, error: BaseException | None) -> Ended:
+        """The end of a run whose thread was hit from outside, after its task may have been called.
+
+        It counts as a failure of the job: by the same exception in the task's last line it would be one.
+
+        :param error: what was thrown into the thread; ``None``: its thread is gone.
+        """
+        if error is None:
+            error = RuntimeError("the worker thread was ended from outside while it ran the job")
+        task = self._registry.find(run.task)
+        if task is None:
+            return self._end(run.claim, describe(error), error)
+        return self._failed(run.claim, task, error)
+
+    def _pass_on(self, error: BaseException) -> None:
+        if self._interruptible and isinstance(error, KeyboardInterrupt):
+            raise error
+
+    def _ended_badly(self, claim: Claim, task: Task[..., Any], error: BaseException) -> Ended:
+        if cut_off_by_exit(error):
+            return self._cut_off(claim, error)
         if isinstance(error, (Snooze, Cancel, Retry)):
             try:
                 return self._steered(claim, task, error)
@@ -148,23 +202,33 @@ class Executor:
                 return self._failed(claim, task, unclear)
         return self._failed(claim, task, error)
 
-    def _steered(self, claim: Claim, task: Task[..., Any], wish: Snooze | Cancel | Retry) -> Outcome:
+    def _steered(self, claim: Claim, task: Task[..., Any], wish: Snooze | Cancel | Retry) -> Ended:
         now = self._clock.now()
         if isinstance(wish, Snooze):
             run_at = now + to_seconds(wish.delay)
-            self._tell(job_retried, claim, error=None, run_at=run_at)
-            return Outcome(claim, Verb.SNOOZE, now, run_at)
+            outcome = Outcome(claim, Verb.SNOOZE, now, run_at)
+            return _told(outcome, job_retried, error=None, run_at=run_at)
         failure = Failure(type(wish).__name__, _text_of(wish))
         if isinstance(wish, Cancel):
-            self._tell(job_cancelled, claim, reason=wish.reason)
-            return Outcome(claim, Verb.CANCEL, now, error=encode_failure(failure))
+            outcome = Outcome(claim, Verb.CANCEL, now, error=encode_failure(failure))
+            return _told(outcome, job_cancelled, reason=wish.reason)
         policy = self._policy(task)
         if not policy.allows(claim.attempt, on_request=True, max_attempts=claim.max_attempts):
             return self._end(claim, failure, wish)
         pause = policy.pause(claim.attempt) if wish.delay is None else to_seconds(wish.delay)
         return self._again(claim, failure, wish, now + pause)
 
-    def _failed(self, claim: Claim, task: Task[..., Any], error: BaseException) -> Outcome:
+    def _cut_off(self, claim: Claim, error: BaseException) -> Ended:
+        # As at the end of a drain: it is not the task's fault, and the job is free once we are gone.
+        _log.warning(
+            "job %s (%s) was cut off by the end of its process and runs again elsewhere: %s",
+            claim.id,
+            claim.task,
+            _text_of(error),
+        )
+        return Ended(Outcome(claim, Verb.INTERRUPT, self._clock.now()))
+
+    def _failed(self, claim: Claim, task: Task[..., Any], error: BaseException) -> Ended:
         failure = describe(error)
         policy = self._policy(task)
         if isinstance(error, policy.retry_on) and policy.allows(
@@ -174,7 +238,7 @@ class Executor:
             return self._again(claim, failure, error, run_at)
         return self._end(claim, failure, error)
 
-    def _again(self, claim: Claim, failure: Failure, error: BaseException, run_at: float) -> Outcome:
+    def _again(self, claim: Claim, failure: Failure, error: BaseException, run_at: float) -> Ended:
         now = self._clock.now()
         _log.warning(
             "job %s (%s) attempt %d failed, next in %.1f s: %s",
@@ -184,55 +248,71 @@ class Executor:
             run_at - now,
             _one_line(failure),
         )
-        self._tell(job_retried, claim, error=error, run_at=run_at)
-        return Outcome(claim, Verb.RETRY, now, run_at, error=encode_failure(failure))
+        outcome = Outcome(claim, Verb.RETRY, now, run_at, error=encode_failure(failure))
+        return _told(outcome, job_retried, error=error, run_at=run_at)
 
-    def _end(self, claim: Claim, failure: Failure, error: BaseException | None) -> Outcome:
+    def _end(self, claim: Claim, failure: Failure, error: BaseException | None) -> Ended:
         _log.error(
             "job %s (%s) failed after attempt %d: %s\n%s",
             claim.id,
             claim.task,
             claim.attempt,
             _one_line(failure),
-            failure.traceback,
+            indented(failure.traceback),
         )
-        self._tell(job_failed, claim, error=error)
-        return Outcome(claim, Verb.FAIL, self._clock.now(), error=encode_failure(failure))
+        outcome = Outcome(claim, Verb.FAIL, self._clock.now(), error=encode_failure(failure))
+        return _told(outcome, job_failed, error=error)
 
-    def _misunderstood(self, claim: Claim, failure: Failure) -> Outcome:
-        pause = self._puzzles.pause(claim.id, self._clock.monotonic())
-        if pause is None:
+    def _leave_to_others(self, claim: Claim) -> Ended:
+        """The task is not registered here: the job goes back at once, and none like it is asked for any
+        more. Whether any process knows the task is not for this one to judge."""
+        if self.strangers.meet(claim.task):
+            _log.info(
+                "task %r is not registered in this process: its jobs are left to others (first %s)",
+                claim.task,
+                claim.id,
+            )
+        return Ended(Outcome(claim, Verb.RELEASE, self._clock.now()))
+
+    def _put_off(self, claim: Claim, task: Task[..., Any], failure: Failure) -> Ended:
+        """The arguments do not fit the task as it is here: another version of it may read them."""
+        pause, over = self._mismatches.look(claim.id, self._clock.monotonic())
+        now = self._clock.now()
+        if over and not (now < claim.enqueued_at + self._patience and self._others_differ(claim, task)):
+            self._mismatches.forget(claim.id)
             return self._end(claim, failure, None)
         _log.warning(
-            "job %s is not understood here, next look in %.0f s: %s",
+            "the arguments of job %s do not fit task %r as it is here, next look in %.0f s: %s",
             claim.id,
+            claim.task,
             pause,
             _one_line(failure),
         )
-        now = self._clock.now()
-        return Outcome(claim, Verb.SNOOZE, now, now + pause)
+        return Ended(Outcome(claim, Verb.SNOOZE, now, now + pause))
+
+    def _others_differ(self, claim: Claim, task: Task[..., Any]) -> bool:
+        """Whether a living process has, or may have, another version of the task."""
+        try:
+            peers = living(self._backend.processes())
+        except BackendError:
+            return True
+        here = fingerprint(task)
+        return any(peer.tasks is None or peer.tasks.get(claim.task, here) != here for peer in peers)
 
     def _policy(self, task: Task[..., Any]) -> RetryPolicy:
         return task.declared.retry or self._default_policy
 
-    def _tell(self, signal: Signal, claim: Claim, **facts: object) -> None:
-        if not signal.receivers:
-            return
-        try:
-            emit(signal, self._sender, job=claim, **facts)
-        except BaseException:  # SystemExit in a receiver does not undo how a job ended
-            _log.exception("a receiver of %s gave up on job %s", signal.name, claim.id)
+
+def _told(outcome: Outcome, signal: Signal, **facts: object) -> Ended:
+    """An end of which receivers are to hear, if there are any."""
+    return Ended(outcome, signal, facts) if signal.receivers else Ended(outcome)
 
 
 def describe(error: BaseException) -> Failure:
     """An exception as bounded text. Whatever goes wrong in rendering it, something comes out."""
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}" if kind.__module__ != "builtins" else kind.__name__
-    try:
-        lines = traceback.format_exception(kind, error, error.__traceback__, limit=-40)
-        text = "".join(lines)
-    except BaseException:  # foreign __str__ or __cause__
-        text = "".join(traceback.format_tb(error.__traceback__, limit=-40))
+    text = traceback_of(error)
     if len(text) > TEXT_LIMIT:
         # Both ends: where it happened comes first, what happened last, and either may be the long one.
         half = TEXT_LIMIT // 2
@@ -272,7 +352,3 @@ def _end_stray_child() -> NoReturn:
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(status & 0xFF)
-
-
-def _no_task(name: str) -> str:
-    return f"no task named {name!r} is registered in this process"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..clock import Clock
 from ..errors import BackendError
@@ -25,9 +26,16 @@ class Loop:
     :param name: what it does, for log lines, thread names and pages.
     :param turn: one turn at a wall moment; returns the seconds to wait for the next one, ``None`` for
         "until woken".
+    :param longest_pause: seconds at most between two tries of a turn that fails.
     """
 
-    def __init__(self, name: str, turn: Callable[[float], float | None], clock: Clock) -> None:
+    def __init__(
+        self,
+        name: str,
+        turn: Callable[[float], float | None],
+        clock: Clock,
+        longest_pause: float = LONGEST_PAUSE,
+    ) -> None:
         self.name = name
         self.turned_at = clock.monotonic()
         """When the last turn ended well (monotonic)."""
@@ -35,8 +43,12 @@ class Loop:
         """Why the last turn failed, while it does."""
         self._turn = turn
         self._clock = clock
-        self._changed = threading.Condition(threading.Lock())
-        self._woken = False
+        self._longest_pause = longest_pause
+        # Locked until somebody wakes us. One lock and nothing beside it: an exception thrown into a
+        # thread that wakes us cannot leave two things that contradict each other, and a finalizer that
+        # runs in the middle may wake us, too.
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._stopping = False
         self._failures = 0
         self._told = ""
@@ -45,35 +57,37 @@ class Loop:
 
     def wake(self) -> None:
         """Let the next turn begin now."""
-        if self._woken:
-            return  # without the lock: it is cleared before the turn that sees why we were called
-        with self._changed:
-            if not self._woken:
-                self._woken = True
-                self._changed.notify()
+        if self._bell.locked():
+            with suppress(RuntimeError):  # somebody else was first
+                self._bell.release()
 
     def stop(self) -> None:
         """End the loop after the turn under way."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
+        self._stopping = True
+        self.wake()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopping
 
     def run(self) -> None:
         """Repeat turns until :meth:`stop`."""
         while not self._stopping:
             pause = self._one_turn()
-            with self._changed:
-                # While turns fail, being asked for does not bring the store back sooner.
-                self._changed.wait_for(self._is_due, pause)
-                self._woken = False
-
-    def _is_due(self) -> bool:
-        return self._stopping or (self._woken and not self._failures)
+            if pause is None or not self._failures:
+                self._bell.acquire(timeout=-1 if pause is None else max(pause, 0.0))
+                continue
+            # While turns fail, being asked for does not bring the store back sooner.
+            until = self._clock.monotonic() + pause
+            while self._bell.acquire(timeout=max(until - self._clock.monotonic(), 0.0)):
+                if self._stopping:
+                    break
 
     def _one_turn(self) -> float | None:
         try:
             pause = self._turn(self._clock.now())
-        except Exception as error:  # a thread's top: the loop must outlive whatever a turn meets
+        except BaseException as error:  # a thread's top: the loop must outlive whatever a turn meets
             return self._failed(error)
         self.turned_at = self._clock.monotonic()
         if self._failures:
@@ -84,7 +98,7 @@ class Loop:
             self.failing = None
         return pause
 
-    def _failed(self, error: Exception) -> float:
+    def _failed(self, error: BaseException) -> float:
         self._failures += 1
         self.failing = f"{type(error).__name__}: {error}"
         # The words of one trouble vary; and on a full disk some turns end well and others do not.
@@ -95,4 +109,4 @@ class Loop:
             # A store that is away is a state of the world; anything else is our own mistake.
             ours = not isinstance(error, BackendError)
             _log.error("%s failed: %s", self.name, self.failing, exc_info=error if ours else None)
-        return float(min(LONGEST_PAUSE, 0.05 * 2 ** min(self._failures, 10)))
+        return float(min(self._longest_pause, 0.05 * 2 ** min(self._failures, 10)))

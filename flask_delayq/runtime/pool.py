@@ -22,6 +22,11 @@ PREFETCH_MOST = 1000
 """Items waiting at most, however short they are."""
 
 
+COUNTS = 3
+"""Counts in a row that must say the same before places are made good: a place may be on its way from one
+hand to the next while it is counted."""
+
+
 class WorkerPool(Generic[T]):
     """A fixed number of threads that call ``work(item)``.
 
@@ -40,14 +45,20 @@ class WorkerPool(Generic[T]):
         self.size = size
         self.hungry = False
         """Somebody has more work than there were places."""
+        self.on_start: Callable[[], None] = lambda: None
+        """Called by each thread before its first item."""
         self._work = work
         self._on_free = on_free
         self._name = name
         self._items: SimpleQueue[T | None] = SimpleQueue()
         self._free: deque[None] = deque([None] * size)  # a token for each free place
+        self.free: Callable[[None], None] = self._free.append
+        """Free the place of an item: ``free(None)``. A method of a C type, so that no exception from
+        outside can come between the call and what it does."""
         self._made_places = size  # tokens there are, taken or free
         self._places = size  # tokens there should be
-        self._adjusting = threading.Lock()
+        self._adjusting = threading.RLock()  # a finalizer may come in the middle
+        self._unknown: deque[int] = deque(maxlen=COUNTS)
         self._ended = 0
         self._average = 0.05  # seconds an item takes, smoothed
         self._threads: list[threading.Thread] = []
@@ -82,6 +93,23 @@ class WorkerPool(Generic[T]):
         """Hand over an item whose place is reserved."""
         self._items.put(item)
 
+    def settle(self, known: int) -> None:
+        """Make good for places that got lost: whoever is cut off by an exception from outside takes the
+        place along that it had in hand. Called about once a second, by one thread.
+
+        :param known: places that are taken as far as is known.
+        """
+        self._unknown.append(self.busy - known)
+        lost, extra = min(self._unknown), -max(self._unknown)
+        if len(self._unknown) < COUNTS or (lost <= 0 and extra <= 0):
+            return
+        self._unknown.clear()
+        if lost > 0:
+            _log.info("%d places for jobs were lost by threads that were cut off; made good", lost)
+            self._free.extend([None] * lost)
+        else:
+            self.reserve(extra)  # one that was taken for lost has come back after all
+
     @property
     def busy(self) -> int:
         """Places taken, workers and waiting items together."""
@@ -99,7 +127,11 @@ class WorkerPool(Generic[T]):
 
     def finished(self, seconds: float) -> None:
         """Free the place of an item that took ``seconds``; called by ``work`` (or whoever ends it)."""
-        self._free.append(None)
+        self.free(None)
+        self.account(seconds)
+
+    def account(self, seconds: float) -> None:
+        """An item took so long, and its place is free again; called by ``work``."""
         # Without a lock: a number lost to a race changes the estimate by next to nothing.
         self._average += (seconds - self._average) * 0.1
         self._ended += 1
@@ -138,6 +170,9 @@ class WorkerPool(Generic[T]):
 
     def join(self, deadline: Callable[[], float]) -> bool:
         """Wait for the threads, at most ``deadline()`` seconds from now; True if all have ended."""
+        self._items.put(
+            None
+        )  # again: a thread that was ended from outside may have taken the first along
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline()))
@@ -162,6 +197,7 @@ class WorkerPool(Generic[T]):
         self._threads.append(thread)
 
     def _run(self) -> None:
+        self.on_start()
         get = self._items.get
         work = self._work
         while True:

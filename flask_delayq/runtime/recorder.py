@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 
-from ..backends.base import Backend
+from ..backends.base import Backend, Inspectable
 from ..clock import Clock
-from ..job import Outcome, Verb
+from ..errors import BackendError
+from ..job import TRANSITIONS, Outcome, Stored, Verb
 from .claims import HeldClaims
+from .ended import Ended
 
 _log = logging.getLogger(__name__)
 
@@ -24,12 +25,24 @@ PAUSE = 0.002
 BACKLOG_LIMIT = 10_000
 """Outcomes kept while the store is away; above it no further job is begun."""
 
+BACKLOG_BYTES = 64 * 2**20
+"""Bytes of results and errors so kept at most, those under :data:`SMALL` not counted: these come to
+10 MB at most, by their number. Above it no further job is begun; what runs by then comes on top."""
+
+SMALL = 1024
+"""Bytes up to which an outcome is not weighed, so that most cost no lock."""
+
+TRACEBACKS = 500
+"""Outcomes kept with the traceback that receivers of signals get; in a longer backlog without."""
+
 
 class Recorder:
-    """Collects outcomes and writes them group by group.
+    """Writes the outcomes in :attr:`HeldClaims.ended` group by group.
 
     :param on_recorded: called with the outcomes that were written.
     :param wake: called when an outcome arrives and nobody is writing.
+    :param tell: called with each end of ours that was written, before it leaves the backlog; returns
+        whether it keeps it, to call :meth:`Ended.let_go` later.
     """
 
     def __init__(
@@ -39,27 +52,35 @@ class Recorder:
         claims: HeldClaims,
         on_recorded: Callable[[Sequence[Outcome]], None],
         wake: Callable[[], None],
+        tell: Callable[[Ended], bool] = lambda ended: False,
     ) -> None:
         self._backend = backend
         self._clock = clock
-        self._claims = claims
         self._on_recorded = on_recorded
         self._wake = wake
-        self._waiting: deque[Outcome] = deque()
+        self._tell = tell
+        self._waiting = claims.ended
         self._asleep = True
         self._written = threading.Condition()
+        self._weighing = threading.RLock()
+        self._bytes = 0
 
-    def add(self, outcome: Outcome) -> None:
-        """Take an outcome; it is written soon, by the recorder's own thread."""
-        self._waiting.append(outcome)
-        if self._asleep:
-            self._asleep = False
+    def add(self, ended: Ended) -> None:
+        """Take an end; it is written soon, by the recorder's own thread. The same one may come twice."""
+        self._waiting.append(ended)
+        if ended.outcome.result is not None or ended.outcome.error is not None:
+            self._weigh(ended)
+        if ended.facts is not None and len(self._waiting) > TRACEBACKS:
+            error = ended.facts.get("error")
+            if isinstance(error, BaseException):
+                error.__traceback__ = None
+        if self._asleep:  # the turn clears it: where a wake-up is cut off, the next one comes through
             self._wake()
 
     def add_all(self, outcomes: Sequence[Outcome]) -> None:
-        """Take several outcomes."""
+        """Take several outcomes of which nothing is to be told."""
         for outcome in outcomes:
-            self.add(outcome)
+            self.add(Ended(outcome))
 
     @property
     def backlog(self) -> int:
@@ -69,7 +90,7 @@ class Recorder:
     @property
     def is_full(self) -> bool:
         """Whether no further job should begin until the store is back."""
-        return len(self._waiting) > BACKLOG_LIMIT
+        return len(self._waiting) > BACKLOG_LIMIT or self._bytes > BACKLOG_BYTES
 
     def turn(self, now: float) -> float | None:
         """Write a group; returns the seconds to the next one, ``None``: until an outcome comes.
@@ -79,6 +100,7 @@ class Recorder:
 
         :raises BackendUnavailableError: the store is away; all outcomes are kept.
         """
+        self._asleep = False
         if self._waiting:
             self.write_group(now)
         if self._waiting:
@@ -89,31 +111,82 @@ class Recorder:
         self._asleep = False
         return 0.0
 
-    def write_group(self, now: float) -> None:
-        """Write one group; atomic as :meth:`Backend.record` is. One thread at a time."""
+    def write_group(self, now: float) -> list[Outcome]:
+        """Write one group; atomic as :meth:`Backend.record` is. One thread at a time.
+
+        :returns: the outcomes that were ours to write, in order.
+        """
         group = [self._waiting[i] for i in range(min(len(self._waiting), GROUP_LIMIT))]
-        written = self._backend.record(group, now=now)
-        # Only now do they leave the queue: a failed write keeps them, in order.
+        try:
+            written = self._backend.record([ended.outcome for ended in group], now=now)
+            ours_by_now = [
+                ours or (ended.doubtful and not ended.written and self._is_stored(ended.outcome))
+                for ended, ours in zip(group, written, strict=True)
+            ]
+        except BackendError:
+            for ended in group:
+                ended.doubtful = True
+            raise
+        recorded: list[Outcome] = []
+        for ended, ours in zip(group, ours_by_now, strict=True):
+            if ended.written:
+                continue  # the same one again
+            ended.written = True
+            kept = False
+            if ours:
+                recorded.append(ended.outcome)
+                kept = self._tell(ended)
+            else:
+                _warn_of_loss(ended.outcome)
+            if ended.weight:
+                with self._weighing:
+                    self._bytes -= ended.weight
+            if not kept:
+                ended.let_go()
+        # Only now do they leave the queue: a failed write keeps them, in order, and whoever asks
+        # whether all is done finds what is to be told in the next one.
         for _ in group:
             self._waiting.popleft()
-        recorded: list[Outcome] = []
-        for outcome, ours in zip(group, written, strict=True):
-            if outcome.verb is not Verb.INTERRUPT:
-                self._claims.drop(outcome.claim)
-            if ours:
-                recorded.append(outcome)
-            else:
-                _log.warning(
-                    "job %s (%s): its claim was lost, so how its run ended (%s) is not recorded",
-                    outcome.claim.id,
-                    outcome.claim.task,
-                    outcome.verb.value,
-                )
         self._on_recorded(recorded)
         with self._written:
             self._written.notify_all()
+        return recorded
+
+    def _is_stored(self, outcome: Outcome) -> bool:
+        """Whether the store has this very outcome, by a try that was answered with an error."""
+        if not isinstance(self._backend, Inspectable):
+            return False
+        record = self._backend.get(outcome.claim.id)
+        if record is None or record.claim_no != outcome.claim.claim_no:
+            return False
+        if outcome.verb is Verb.INTERRUPT:
+            return record.interrupted
+        if outcome.verb is Verb.FAIL and record.error != outcome.error:
+            return False  # it failed as a crash
+        if record.stored is Stored.WAITING and outcome.run_at not in (None, record.run_at):
+            return False  # it was rescued
+        stored = TRANSITIONS[Stored.RUNNING, outcome.verb]
+        return record.stored is stored or (
+            record.stored is Stored.CANCELLED and stored is Stored.WAITING  # as was asked meanwhile
+        )
 
     def await_empty(self, timeout: float) -> bool:
         """Wait until everything is written, at most ``timeout`` seconds; True if it is."""
         with self._written:
             return self._written.wait_for(lambda: not self._waiting, timeout)
+
+    def _weigh(self, ended: Ended) -> None:
+        size = ended.size
+        if size > SMALL and not ended.weight:
+            with self._weighing:
+                ended.weight = size
+                self._bytes += size
+
+
+def _warn_of_loss(outcome: Outcome) -> None:
+    _log.warning(
+        "job %s (%s): its claim was lost, so how its run ended (%s) is not recorded",
+        outcome.claim.id,
+        outcome.claim.task,
+        outcome.verb.value,
+    )

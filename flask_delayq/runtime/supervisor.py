@@ -1,14 +1,26 @@
 """Owns every thread of one runtime: starts them, watches that they progress, stops them in order.
-Knows the other parts of this room; knows no Flask and no concrete backend."""
+Knows the other parts of this room; knows no Flask and no concrete backend.
+
+A runtime goes through these states, forward only, and every step is one call of ``_move``:
+
+    state     what goes on                              who moves it on
+    --------  ----------------------------------------  -----------------------------------------------
+    new       nothing                                   start() -> running; stop() -> ended
+    running   claims are made, jobs begin               begin_no_more(), stop() or a start() that fails
+                                                        -> closing
+    closing   nothing is claimed and nothing begins;    stop() -> stopping, in the thread that is first
+              jobs under way go on                      to call it
+    stopping  the same, until the deadline              the same thread -> stopped
+    stopped   what outlived the deadline goes on, its   stop(), a worker, the recorder or the teller,
+              claim kept alive                          whichever finds everything done -> ended
+    ended     nothing: the owner has withdrawn          nobody
+"""
 
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import secrets
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -18,25 +30,25 @@ from ..clock import Clock
 from ..config import Settings
 from ..errors import BackendError
 from ..job import Outcome, ProcessRecord, Verb
-from ..serializer import encode
 from ..task import TaskRegistry
-from .claims import Held, HeldClaims
-from .dispatcher import Dispatcher
+from .claims import HeldClaims
+from .dispatcher import SAFETY, Dispatcher
 from .executor import Executor
+from .identity import describe
 from .loop import Loop
 from .maintenance import Maintenance
-from .pool import WorkerPool
 from .recorder import Recorder
 from .renewer import Renewer
+from .strangers import Strangers
+from .teller import Teller
+from .unknown import UnknownTasks
+from .workers import Workers
 
 _log = logging.getLogger(__name__)
 
 TIDYING = 1.2
 """Seconds after the drain for writing outcomes and ending threads; with the half second of retiring a
 stop takes less than two beyond its deadline."""
-
-RECENT = 1000
-"""Jobs of which the lateness is kept."""
 
 STALLED_AFTER = 30.0
 """Seconds without a finished turn after which a loop that should turn counts as stalled."""
@@ -50,6 +62,7 @@ class Supervisor:
     :param on_recorded: called with the ids of jobs whose outcome was written.
     :param role: how this process came to run jobs, for its record.
     :param on_end: called when everything has ended, in whichever thread that happens.
+    :param name: the app's name, for its record.
     """
 
     def __init__(
@@ -63,77 +76,128 @@ class Supervisor:
         on_recorded: Callable[[Iterable[str]], None],
         role: str,
         on_end: Callable[[], None] = lambda: None,
+        name: str = "",
     ) -> None:
         self.owner = secrets.token_hex(8)
-        self.role = role
+        self.role, self._name, self._registry = role, name, registry
         self.settings = settings
         self._backend = backend
         self._clock = clock
         self._started_at = clock.now()
-        self._late: deque[float] = deque(maxlen=RECENT)
-        self._freshness = settings.lease / 6
-        self.claims = HeldClaims()
-        self._executor = Executor(registry, backend, settings, clock, scope, sender)
         self._on_recorded = on_recorded
         self._on_end = on_end
-        self.pool: WorkerPool[Held] = WorkerPool(settings.workers, self._work, self._wake, "delayq")
-        self.recorder = Recorder(
-            backend, clock, self.claims, self._recorded, lambda: self._recording.wake()
-        )
-        self.dispatcher = Dispatcher(
+        self._state = "new"
+        self._lock = threading.RLock()
+        self._stopped = threading.Event()
+        self.claims = HeldClaims()
+        self.teller = Teller(
             backend,
-            settings,
-            clock,
-            self.owner,
-            self.claims,
-            self.pool,
-            self.recorder,
-            self._wake,
-        )
-        self._maintenance = Maintenance(
-            backend,
-            registry,
-            settings,
-            clock,
             sender,
+            scope,
+            clock,
+            lambda: self._telling.wake(),
+            self._retire_if_done,
+        )
+        self.recorder = Recorder(
+            backend,
+            clock,
+            self.claims,
+            self._recorded,
+            lambda: self._recording.wake(),
+            self.teller.tell_end,
+        )
+        executor = Executor(registry, backend, settings, clock, scope, sender)
+        lease = settings.lease
+        self._workers = Workers(
+            settings.workers, executor, self.claims, self.recorder, clock, lease / 6, self._wake
+        )
+        self.pool = self._workers.pool
+        parts = (self.claims, self.pool, self.recorder, self._wake, executor.strangers)
+        self.dispatcher = Dispatcher(backend, settings, clock, self.owner, *parts)
+        renewer = Renewer(backend, clock, self.owner, lease, self.claims, self.dispatcher.ring)
+        self._maintenance = self._make_maintenance(registry, renewer)
+        self._unknown = self._make_unknown(executor.strangers)
+        self._doorbell: Doorbell | None = None
+        self._dispatching = Loop("dispatcher", self._dispatch, clock)
+        self._recording = Loop("recorder", self._record, clock)
+        self._maintaining = Loop("maintenance", self._maintain, clock)
+        self._renewing = Loop("renewer", renewer.turn, clock, renewer.longest_pause(lease))
+        self._telling = Loop("signals", self.teller.turn, clock)
+        self._listening = Loop("doorbell", self._listen, clock)  # begins once there is one
+        self._threads: dict[str, threading.Thread] = {}
+
+    def _make_maintenance(self, registry: TaskRegistry, renewer: Renewer) -> Maintenance:
+        return Maintenance(
+            self._backend,
+            registry,
+            self.settings,
+            self._clock,
+            self.teller.tell,
+            self.owner,
+            renewer.judges_as_of,
             self.describe,
             self._ready,
             self.dispatcher.ring,
         )
-        renewer = Renewer(backend, self.owner, settings.lease, self.claims, self.dispatcher.ring)
-        self._dispatching = Loop("dispatcher", self.dispatcher.turn, clock)
-        self._recording = Loop("recorder", self.recorder.turn, clock)
-        self._maintaining = Loop("maintenance", self._maintain, clock)
-        self._renewing = Loop("renewer", renewer.turn, clock)
-        self.loops = (self._dispatching, self._recording, self._maintaining, self._renewing)
-        self._threads: dict[str, threading.Thread] = {}
-        self._doorbell: Doorbell | None = None
-        self._state_lock = threading.Lock()
-        self._state = "new"  # -> "running" -> "stopping" -> "stopped"
-        self._retired = False
-        self._done = threading.Event()
+
+    def _make_unknown(self, strangers: Strangers) -> UnknownTasks:
+        tell = self.teller.tell
+        return UnknownTasks(self._backend, strangers, self.settings, self._clock, self.owner, tell)
+
+    @property
+    def loops(self) -> tuple[Loop, ...]:
+        """Every loop that turns from the start."""
+        first = (self._dispatching, self._recording, self._maintaining, self._renewing)
+        return (*first, self._telling)
 
     def _wake(self) -> None:
         self._dispatching.wake()
+
+    def _move(self, to: str, *allowed: str) -> bool:
+        """Go on to a state; False, and nothing happens, from any other state than these."""
+        with self._lock:
+            if self._state not in allowed:
+                return False
+            self._state = to
+            return True
 
     # --- life ----------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start all threads. Opens no store in the caller's thread. Idempotent; after :meth:`stop` it
-        does nothing."""
-        with self._state_lock:
-            if self._state != "new":
-                return
-            self._state = "running"
+        does nothing.
+
+        :raises RuntimeError: a thread cannot be had; those that began have ended again.
+        """
+        if not self._move("running", "new"):
+            return
+        try:
             self.pool.start()
-            threads = [self._make_thread(loop.name, loop.run) for loop in self.loops]
+            threads = [self._make_thread(loop) for loop in self.loops]
             for thread in threads:  # all are known before the first one runs
                 thread.start()
+        except BaseException:
+            self.stop(0.0)
+            raise
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started and not yet told to stop."""
+        """Whether it was started and not yet told to stop, or to begin no more."""
         return self._state == "running"
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job is in the hands of this runtime: none waits, runs or is to be written."""
+        return self.claims.is_idle
+
+    def begin_no_more(self) -> None:
+        """Claim nothing more, for good, and give back what has not begun. Jobs under way go on."""
+        if not self._move("closing", "running"):
+            return
+        self.dispatcher.open = False
+        self._backend.end_claims(self.owner)
+        self.claims.close()
+        self._give_back()
 
     def stop(self, timeout: float) -> bool:
         """Stop: claim nothing more, give back what has not begun, let running jobs end.
@@ -144,42 +208,46 @@ class Supervisor:
         timeout at most.
 
         :param timeout: seconds that running jobs get.
-        :returns: True if every job had ended.
+        :returns: True if every job had ended and the store has how.
         """
-        with self._state_lock:
-            before, self._state = self._state, "stopping"
-            if before == "new":
-                self._state = "stopped"
-                self._done.set()
-            elif before == "stopped":
-                self._state = before
-        if before == "running":
+        if self._move("ended", "new"):
+            self._stopped.set()
+        self.begin_no_more()
+        if self._move("stopping", "closing"):
             self._stop(timeout)
         else:
-            self._done.wait(timeout + 2.0)
-        return not self.claims.running
+            self._stopped.wait(timeout + 2.0)
+        return not (self.claims.working or self.recorder.backlog)
 
     def _stop(self, timeout: float) -> None:
         deadline = self._clock.monotonic() + timeout
         end = deadline + TIDYING
-        self.dispatcher.open = False
-        # Order: no new claims, then nothing unstarted, then the running ones, then their outcomes.
-        self.dispatcher.release(self.claims.withdraw(float("inf")))
+        # Order: nothing unstarted is left by now; then the running ones, then their outcomes.
         self.pool.stop()
-        self._dispatching.stop()
-        self._maintaining.stop()
-        if self._doorbell is not None:
-            self._doorbell.close()
+        for loop in (self._dispatching, self._maintaining, self._listening):
+            loop.stop()
+        with self._lock:  # as long as it was opened under it, nobody opens one after this
+            doorbell = self._doorbell
+        if doorbell is not None:
+            doorbell.close()
         self.pool.join(lambda: deadline - self._clock.monotonic())
-        if self.claims.running:
+        self._workers.settle_dead()
+        if self.claims.working:
             self._interrupt()
-        self._join("doorbell", "dispatcher", "maintenance", until=end)
-        # The dispatcher may have been claiming while we withdrew.
-        self.dispatcher.release(self.claims.withdraw(float("inf")))
+        self._join(self._listening, self._dispatching, self._maintaining, until=end)
+        # The dispatcher may have been claiming, and threads enqueueing, when this began. Who comes even
+        # later is given back when the owner withdraws.
+        self._give_back()
+        self._recording.wake()
         self.recorder.await_empty(end - self._clock.monotonic())
-        self._state = "stopped"
-        self._retire_if_idle()
-        self._done.set()
+        self.teller.await_empty(end - self._clock.monotonic())
+        self._workers.on_end = self._retire_if_done
+        self._move("stopped", "stopping")
+        self._retire_if_done()
+        self._stopped.set()
+
+    def _give_back(self) -> None:
+        self.dispatcher.release(self.claims.withdraw(float("inf")))
 
     def _interrupt(self) -> None:
         running = list(self.claims.running.values())
@@ -188,27 +256,32 @@ class Supervisor:
         now = self._clock.now()
         self.recorder.add_all([Outcome(run.claim, Verb.INTERRUPT, now) for run in running])
 
-    def _retire_if_idle(self) -> None:
-        """When the last job has ended and its end is written, be it long after the drain: stop the loops
-        that kept its claim alive, and take back the sign of life."""
-        with self._state_lock:
-            if self._retired or self._state != "stopped" or self.claims.running or self.recorder.backlog:
+    def _retire_if_done(self) -> None:
+        """When the last job has ended, its end is written and told, be it long after the drain: stop the
+        loops that kept its claim alive, and withdraw."""
+        if self._state != "stopped":
+            return
+        with self._lock:
+            # In the order in which an end passes through them; each hands on before it lets go.
+            done = not (self.claims.working or self.recorder.backlog or self.teller.backlog)
+            if self._state != "stopped" or not done:
                 return
-            self._retired = True
-        self._recording.stop()
-        self._renewing.stop()
+            self._state = "ended"
+        loops = (self._recording, self._renewing, self._telling)
+        for loop in loops:
+            loop.stop()
         end = self._clock.monotonic() + 0.5
         self.pool.join(lambda: end - self._clock.monotonic())
-        self._join("recorder", "renewer", until=end)
+        self._join(*loops, until=end)
         try:
             self._backend.withdraw(self.owner)
         except BackendError as error:
             _log.info("the record of this process is left for others to remove: %s", error)
         self._on_end()
 
-    def _join(self, *names: str, until: float) -> None:
-        for name in names:
-            thread = self._threads.get(name)
+    def _join(self, *loops: Loop, until: float) -> None:
+        for loop in loops:
+            thread = self._threads.get(loop.name)
             if thread is None or thread.ident is None:
                 continue  # not begun yet; it will find that there is nothing to do
             if thread is not threading.current_thread():
@@ -216,71 +289,64 @@ class Supervisor:
 
     # --- the turns that are ours -----------------------------------------------------------------
 
+    def _dispatch(self, now: float) -> float:
+        self._replace_if_dead(self._maintaining)  # which looks after all others
+        if self.recorder.backlog and self._clock.monotonic() - self._recording.turned_at > SAFETY:
+            self._recording.wake()  # the wake-up may have been cut off by an exception
+        return self.dispatcher.turn(now)
+
+    def _record(self, now: float) -> float | None:
+        wait = self.recorder.turn(now)
+        # While this runtime runs, the dispatcher looks once a second whether the recorder slept on.
+        return SAFETY if wait is None and self._state != "running" else wait
+
     def _maintain(self, now: float) -> float:
-        self.pool.replace_dead()
-        for loop in self.loops:
-            thread = self._threads[loop.name]
-            began = thread.ident is not None
-            if began and not thread.is_alive() and self.is_running:
-                _log.error("the thread of the %s died and is replaced", loop.name)
-                self._make_thread(loop.name, loop.run).start()
-        return self._maintenance.turn(now)
+        self._workers.replace_dead()
+        for loop in (*self.loops, self._listening):
+            self._replace_if_dead(loop)
+        wait = self._maintenance.turn(now)
+        self._unknown.turn(now)
+        return wait
+
+    def _replace_if_dead(self, loop: Loop) -> None:
+        thread = self._threads.get(loop.name)
+        began = thread is not None and thread.ident is not None
+        if thread is not None and began and not thread.is_alive() and not loop.is_stopping:
+            _log.error("the thread of the %s died and is replaced", loop.name)
+            self._make_thread(loop).start()
 
     def _ready(self) -> None:
         doorbell = self._backend.open_doorbell(self.owner)
-        with self._state_lock:
-            running = self.is_running
+        with self._lock:
+            running = self._state == "running"
             if running:
                 self._doorbell = doorbell
                 self.dispatcher.open = True
         if doorbell is not None and running:
-            self._make_thread("doorbell", self._listen).start()
+            self._make_thread(self._listening).start()
         elif doorbell is not None:
             doorbell.close()  # stopped meanwhile, and nobody else knows of it
         self.dispatcher.ring()
 
-    def _listen(self) -> None:
+    def _listen(self, now: float) -> float:
         doorbell = self._doorbell
-        assert doorbell is not None
-        while self.is_running:
-            if doorbell.wait(None):
-                self.dispatcher.ring()
-
-    def _work(self, held: Held) -> None:
-        claim = held.claim
-        began = self._clock.monotonic()
-        # An older one may have been taken for an orphan at a renewal, and be somebody else's by now.
-        if not self.claims.begin(held, began - self._freshness):
-            return  # withdrawn, or to be withdrawn; its place is freed there
-        ident = threading.get_ident()
-        run = self._executor.start(claim)
-        self.claims.running[ident] = run
-        if claim.claim_no == 1:  # a later claim is late for reasons of the job's own
-            self._late.append(run.started_at - claim.run_at)
-        try:
-            outcome = self._executor.execute(run, held.values)
-        except BaseException:  # a thread's top; the executor promised not to raise
-            _log.exception("job %s (%s): its run could not be ended", claim.id, claim.task)
-            self.claims.drop(claim)  # held by nobody now: the renewer gives it back
-        else:
-            self.recorder.add(outcome)
-        finally:
-            del self.claims.running[ident]
-            self.pool.finished(self._clock.monotonic() - began)
+        if doorbell is not None and doorbell.wait(None):
+            self.dispatcher.ring()
+        return 0.0
 
     def _recorded(self, outcomes: Sequence[Outcome]) -> None:
         again = [(o.claim.id, o.run_at) for o in outcomes if o.run_at is not None]
         if again:
             self.dispatcher.expect(again)
         if any(outcome.claim.rescues for outcome in outcomes):
-            self.dispatcher.ring()  # rescued jobs run one at a time: now the next one may
+            self.dispatcher.ring()  # it may be a suspect, of which one runs here at a time
         self._on_recorded(outcome.claim.id for outcome in outcomes)
         if self._state == "stopped":
-            self._retire_if_idle()
+            self._retire_if_done()
 
-    def _make_thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=target, name=f"delayq-{name}", daemon=True)
-        self._threads[name] = thread
+    def _make_thread(self, loop: Loop) -> threading.Thread:
+        thread = threading.Thread(target=loop.run, name=f"delayq-{loop.name}", daemon=True)
+        self._threads[loop.name] = thread
         return thread
 
     # --- for people ----------------------------------------------------------------------------
@@ -293,23 +359,17 @@ class Supervisor:
 
     def describe(self) -> ProcessRecord:
         """The record of this process as of now."""
-        p50, p99 = percentiles(self._late)
-        info = {
-            "role": self.role,
-            "workers": self.settings.workers,
-            "busy": len(self.claims.running),
-            "queues": self.settings.queues,
-            "lateness_p50": p50,
-            "lateness_p99": p99,
-            "python": platform.python_version(),
-        }
-        return ProcessRecord(
-            owner=self.owner,
-            pid=os.getpid(),
-            host=platform.node(),
+        return describe(
+            self.owner,
+            self.role,
+            self.settings,
+            self._registry,
+            app=self._name,
+            workers=self.settings.workers,
+            busy=len(self.claims.working),
             started_at=self._started_at,
-            seen_at=self._clock.now(),
-            info=encode(info),
+            now=self._clock.now(),
+            lateness=self._workers.lateness(),
         )
 
     def troubles(self) -> list[str]:
@@ -319,17 +379,11 @@ class Supervisor:
         for loop in self.loops:
             if loop.failing:
                 troubles.append(f"{loop.name} fails: {loop.failing}")
-            elif loop is not self._recording and loop is not self._renewing:
+            elif loop in (self._dispatching, self._maintaining):
                 if now - loop.turned_at > STALLED_AFTER:
                     troubles.append(f"{loop.name} has not turned for {now - loop.turned_at:.0f} s")
         if self.recorder.is_full:
             troubles.append(f"{self.recorder.backlog} outcomes wait to be recorded")
+        if stuck := self.teller.at_work(STALLED_AFTER):
+            troubles.append(f"{self.teller.backlog} signals wait to be sent: {stuck}")
         return troubles
-
-
-def percentiles(values: Iterable[float]) -> tuple[float, float]:
-    """The 50th and the 99th of what workers note meanwhile; zeros without any."""
-    ordered = sorted(tuple(values))  # a copy in one step, since workers go on
-    if not ordered:
-        return 0.0, 0.0
-    return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]

@@ -1,0 +1,123 @@
+"""Jobs whose task is not registered here: says so once, and after a long time gives them up.
+Knows the backend's verbs and the records of other processes; runs no job."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from ..backends.base import Backend, Inspectable
+from ..clock import Clock
+from ..config import Settings
+from ..job import Failure, Outcome, TaskInfo, Verb
+from ..serializer import encode_failure
+from ..signals import job_failed
+from ..texts import visible
+from .peers import Peer, living
+from .strangers import Strangers
+
+_log = logging.getLogger(__name__)
+
+LOOK_EVERY = 60.0
+"""Seconds between two looks at what waits, once there was a stranger."""
+
+GRACE = 3600.0
+"""Seconds that a process looks at least before it gives jobs up: after a long outage the process that
+knows their task may be the last one to start."""
+
+BATCH = 100
+"""Jobs given up in one step."""
+
+
+class UnknownTasks:
+    """Looks after the jobs that this process leaves to others.
+
+    They are never failed because *this* process does not know their task. They fail when they have been
+    due for ``DELAYQ_UNKNOWN_TASK_TIMEOUT`` and no living process knows it.
+
+    :param tell: sends a signal, after that is stored which it tells of.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        strangers: Strangers,
+        settings: Settings,
+        clock: Clock,
+        owner: str,
+        tell: Callable[..., None],
+    ) -> None:
+        self._backend = backend
+        self._strangers = strangers
+        self._settings = settings
+        self._timeout = settings.unknown_task_timeout
+        self._clock = clock
+        self._owner = owner
+        self._tell_of = tell
+        self._look_at = float("-inf")
+        self._since: float | None = None
+        self._told: dict[str, bool] = {}
+
+    def turn(self, now: float) -> None:
+        """Look, if it is time, at a wall moment."""
+        tasks = self._strangers.tasks
+        mono = self._clock.monotonic()
+        if tasks is None or mono < self._look_at or not isinstance(self._backend, Inspectable):
+            return
+        self._look_at = mono + min(LOOK_EVERY, self._timeout)
+        if self._since is None:
+            self._since = mono
+        patient = mono - self._since < min(GRACE, self._timeout)
+        waiting = self._backend.waiting_tasks(besides=tasks)
+        if not waiting:
+            return
+        others = [peer for peer in living(self._backend.processes()) if peer.owner != self._owner]
+        for task in waiting:
+            knowing = [peer for peer in others if peer.may_know(task.name)]
+            self._tell(task, knowing)
+            if not knowing and not patient and task.oldest <= now - self._timeout:
+                self._give_up(task.name, now)
+
+    def _tell(self, task: TaskInfo, knowing: list[Peer]) -> None:
+        """One line for each task, and another one when a process comes or goes that knows it."""
+        known = bool(knowing)
+        if self._told.get(task.name) is known:
+            return
+        self._told[task.name] = known
+        if known:
+            _log.info("jobs of task %r are left to %s", task.name, visible(str(knowing[0])))
+        else:
+            _log.warning(
+                "no process knows task %r: neither this one nor another one that runs jobs of this "
+                "store has it registered; %d jobs wait for one, and fail %.0f s after they were due",
+                task.name,
+                task.waiting,
+                self._timeout,
+            )
+
+    def _give_up(self, task: str, now: float) -> None:
+        """Fail the jobs of a task that have been due for too long."""
+        told = f"no process knows task {task!r}; the job had been due for {self._timeout:.0f} s"
+        error = encode_failure(Failure("TaskNotFoundError", told))
+        while True:
+            claims = self._backend.claim(
+                self._settings.queues,
+                now=now - self._timeout,
+                limit=BATCH,
+                owner=self._owner,
+                lease=self._settings.lease,
+                tasks=(task,),
+            )
+            # The run that did not take place does not count.
+            unrun = [replace(claim, attempt=claim.attempt - 1) for claim in claims]
+            outcomes = [Outcome(claim, Verb.FAIL, now, error=error) for claim in unrun]
+            written = self._backend.record(outcomes, now=now)
+            given_up = [claim for claim, done in zip(claims, written, strict=True) if done]
+            if given_up:
+                _log.error("%d jobs failed: no process knows their task %r", len(given_up), task)
+            for claim in given_up:
+                self._tell_of(job_failed, job=claim, error=None)
+            if len(claims) < BATCH:
+                return
