@@ -7,8 +7,9 @@ import os
 from typing import TYPE_CHECKING
 
 from . import uwsgi
+from .frames import frames_are_safe, stacks
 from .process import Launchable, Process
-from .proofs import frames_are_safe, reason_against_threads, stacks
+from .proofs import reason_against_threads as reason_against_threads
 
 if TYPE_CHECKING:
     from flask import Flask

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import weakref
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from flask import request_started
+from flask import has_request_context, request, request_started
 
-from . import proofs, uwsgi
+from . import arrivals, proofs, uwsgi
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -30,6 +31,11 @@ SLOW_STEP = 0.5
 
 JOIN_TIMEOUT = 1.0
 """Seconds that a fork waits for the watcher to end; a fork beside it works too, Python only warns."""
+
+
+COUNTS_LATE = sys.version_info[:2] == (3, 13)
+"""Whether Python counts the threads of a forking process only after its hooks, so that it warns of a
+thread that was not there at the fork."""
 
 
 class Launchable(Protocol):
@@ -73,7 +79,7 @@ class Process:
         self.proof: str | None = None
         self.is_child_of_server = False
         self._pid = os.getpid()
-        self._loader: proofs.Loader | None = None
+        self._loader: int | None = None  # the thread that made the last app
         # Replaced, never changed, so that a fork at any moment copies a whole one.
         self._armed: tuple[Armed, ...] = ()
         self._begin_unwatched()
@@ -89,7 +95,7 @@ class Process:
         """Have `state` started when this process is seen to serve; holds neither of the two."""
         if self.is_child_of_server:
             return
-        self._loader = proofs.Loader.here()
+        self._loader = threading.get_ident()
         with self._lock:
             self._armed = (*self._living(), Armed(weakref.ref(state), weakref.ref(app)))
         request_started.connect(self._on_request, app)
@@ -118,7 +124,7 @@ class Process:
 
         :param first_wait: seconds before its first question.
         """
-        if uwsgi.is_no_worker() or uwsgi.is_without_threads():
+        if uwsgi.is_no_worker() or uwsgi.runs_no_jobs():
             return
         with self._lock:
             if self._watcher is not None or not self._armed:
@@ -153,7 +159,8 @@ class Process:
         if not self._armed:
             return
         self._record(self.look())
-        if self.proof is None and not proofs.called_in_process():
+        environ = request.environ if has_request_context() else {}
+        if self.proof is None and arrivals.came_through_server(environ):
             self._record("first request")
         self._launch()
 
@@ -178,6 +185,8 @@ class Process:
         """Go on watching, or start what the fork has settled."""
         if self._interrupted:
             self._interrupted = False
+            if COUNTS_LATE and self.proof is None and threading.active_count() == 1:
+                return  # the next request, app or fork asks
             self.watch(STEP if self.proof is None else 0.0)
 
     def after_fork_in_child(self) -> None:
@@ -195,7 +204,7 @@ class Process:
     def after_fork_of_uwsgi(self) -> None:
         """The same in a uWSGI worker or mule; a lone worker was not forked, but begins here too."""
         self.after_fork_in_child()
-        if uwsgi.worker_id() and uwsgi.is_without_threads():
+        if uwsgi.worker_id() and uwsgi.runs_no_jobs():
             self._record("uWSGI worker")
             self._launch()
         self.watch()

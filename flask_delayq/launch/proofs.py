@@ -3,15 +3,15 @@ Pure questions about this moment; knows neither apps nor what follows from the a
 
 from __future__ import annotations
 
-import gc
 import sys
-import threading
-from _thread import get_ident
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from types import FrameType
 from typing import Any, NamedTuple
 
+from ..surroundings import is_under_mod_wsgi
 from . import uwsgi
+from .frames import stacks
 
 
 class Loop(NamedTuple):
@@ -39,87 +39,28 @@ LOOPS = (
     Loop("gevent", "serve_forever", "gevent.baseserver"),
     Loop("eventlet", "server", "eventlet.wsgi"),
 )
+HUBS = frozenset({"gevent.hub", "eventlet.hubs.hub"})
+"""Where ``run`` is the loop that gives each greenlet of a thread its turn."""
+
 _LOOP_NAMES = frozenset(loop.function for loop in LOOPS)
 
-# Clients that call the app in their own process, without a server; nothing in the environ tells them.
-CLIENTS_IN_PROCESS = frozenset({"werkzeug.test", "webtest.app", "httpx._transports.wsgi"})
 
-
-# Loaded by whoever makes isolated sub-interpreters; Flask and the common library load neither.
-SUBINTERPRETERS = ("_interpreters", "_xxsubinterpreters")
-
-
-class Loader(NamedTuple):
-    """The thread that loaded the app.
-
-    :ivar ident: its identifier.
-    :ivar root: its outermost greenlet if greenlets are in use, else ``None``. A server that waits
-        inside gevent's or eventlet's hub stands there, out of sight of ``sys._current_frames()``.
-    """
-
-    ident: int
-    root: Any
-
-    @classmethod
-    def here(cls) -> Loader:
-        """The calling thread."""
-        greenlet = sys.modules.get("greenlet")
-        root = greenlet.getcurrent() if greenlet is not None else None
-        while root is not None and root.parent is not None:
-            root = root.parent
-        return cls(get_ident(), root)
-
-
-def frames_are_safe() -> bool:
-    """Whether the frames of other threads can be read without risk to the process.
-
-    They cannot on a free-threaded build that runs without the GIL (a use after free,
-    python/cpython#118680), nor beside isolated sub-interpreters (heap corruption, gh-158364).
-    """
-    gil_is_on: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
-    return gil_is_on() and not any(name in sys.modules for name in SUBINTERPRETERS)
-
-
-_asking = threading.Lock()
-
-
-def stacks() -> dict[int, FrameType]:
-    """Where every thread stands, by its ident; empty where asking would endanger the process.
-
-    Whoever is done with it clears it: one of the frames is the caller's own, a cycle.
-    """
-    if not frames_are_safe():
-        return {}
-    # Before Python 3.11.9 a collection inside the call can stop the process for good
-    # (python/cpython#106883). One asks at a time, so that none switches it on under another.
-    with _asking:
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            return sys._current_frames()
-        finally:
-            if collects:
-                gc.enable()
-
-
-def seen_to_serve(loader: Loader | None) -> str | None:
+def seen_to_serve(loader: int | None) -> str | None:
     """The server that this process is seen to serve in, or ``None``.
 
     Looks at every thread. Costs some 20 microseconds in a small process, 2 ms with 200 deep threads.
 
-    :param loader: the thread that loaded the app, or ``None`` before that.
+    :param loader: the ident of the thread that loaded the app, or ``None`` before that.
     """
-    if not frames_are_safe():
-        return None
     frames = stacks()
+    if not frames:
+        return None
     try:
-        if loader is not None:
-            # A server written in C shows no loop, but while it loads the app the loader is in Python.
-            if loader.ident not in frames and (server := _embedding_server()):
-                return server
-            if loader.root is not None and (server := loop_in(loader.root.gr_frame)):
-                return server
-        return next(filter(None, map(loop_in, frames.values())), None)
+        # A server written in C shows no loop, but while it loads the app the loader is in Python.
+        if loader is not None and loader not in frames and (server := _embedding_server()):
+            return server
+        stacked = chain(frames.values(), _hidden(frames.values()))
+        return next(filter(None, map(loop_in, stacked)), None)
     finally:
         frames.clear()  # one of the frames is that of this call: a cycle
 
@@ -133,6 +74,33 @@ def loop_in(frame: FrameType | None) -> str | None:
                     return loop.server
         frame = frame.f_back
     return None
+
+
+def _hidden(frames: Iterable[FrameType]) -> Iterator[FrameType | None]:
+    """Where the outermost greenlets of threads wait while others run, out of sight of the stacks.
+
+    They are found from the caller's own greenlet, and from the hubs of gevent and eventlet.
+    """
+    current = getattr(sys.modules.get("greenlet"), "getcurrent", None)
+    if current is None:  # not in use, or another thread is still importing it
+        return
+    yield _outermost(current())
+    for innermost in frames:
+        frame: FrameType | None = innermost
+        while frame is not None:
+            if frame.f_code.co_name == "run" and module_of(frame) in HUBS:
+                hub = frame.f_locals.get("self")
+                yield _outermost(
+                    getattr(hub, "greenlet", hub)
+                )  # eventlet's hub has one, gevent's is one
+            frame = frame.f_back
+
+
+def _outermost(greenlet: Any) -> FrameType | None:
+    while (parent := getattr(greenlet, "parent", None)) is not None:
+        greenlet = parent
+    found: FrameType | None = getattr(greenlet, "gr_frame", None)
+    return found
 
 
 def _is(frame: FrameType, loop: Loop) -> bool:
@@ -149,35 +117,29 @@ def module_of(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__"))
 
 
-def called_in_process() -> bool:
-    """Whether the request under way in this thread came from a test client and not through a server."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if module_of(frame) in CLIENTS_IN_PROCESS:
-            return True
-        frame = frame.f_back
-    return False
-
-
 def _embedding_server() -> str | None:
     if uwsgi.worker_id():
         return "uWSGI worker"
-    # Apache's mod_wsgi adds this attribute; the package of the same name alone has not got it.
-    return "mod_wsgi" if hasattr(sys.modules.get("mod_wsgi"), "process_group") else None
+    return "mod_wsgi" if is_under_mod_wsgi() else None
+
+
+GREEN = (
+    "{} has replaced the threads of this process, so a job would hold up its requests; "
+    "run `flask delayq worker` beside it (jobs can be enqueued here)"
+)
 
 
 def reason_against_threads() -> str | None:
     """Why no job may run in this process though it serves, as the end of a sentence, or ``None``."""
     if uwsgi.is_without_threads():
         return "uWSGI runs without threads; start it with --enable-threads"
+    if uwsgi.will_be_green():
+        return GREEN.format("gevent")
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
     for library, is_patched in (
         ("gevent", gevent is not None and gevent.is_module_patched("threading")),
         ("eventlet", eventlet is not None and eventlet.is_monkey_patched("thread")),
     ):
         if is_patched:
-            return (
-                f"{library} has replaced the threads of this process, so a job would hold up its "
-                f"requests; run `flask delayq worker` beside it (jobs can be enqueued here)"
-            )
+            return GREEN.format(library)
     return None

@@ -30,9 +30,24 @@ def is_no_worker() -> bool:
 
 
 def is_without_threads() -> bool:
-    """Whether this uWSGI, older than 2.0.27, was started without ``--enable-threads``."""
+    """Whether this uWSGI was started without threads for Python.
+
+    2.0.27 and later have them always. Older ones say 0 unless ``--enable-threads`` is given, and the
+    oldest say nothing then.
+    """
     module = _module()
-    return module is not None and not hasattr(module, "has_threads")
+    return module is not None and not getattr(module, "has_threads", 0)
+
+
+def will_be_green() -> bool:
+    """Whether gevent replaces the threads of each worker, which happens after the fork and its hooks."""
+    module = _module()
+    return module is not None and "gevent-monkey-patch" in getattr(module, "opt", ())
+
+
+def runs_no_jobs() -> bool:
+    """Whether no worker of this uWSGI can run jobs, and no watching thread should live in one either."""
+    return is_without_threads() or will_be_green()
 
 
 def call_after_fork(hook: Callable[[], None]) -> None:
