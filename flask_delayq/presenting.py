@@ -10,10 +10,12 @@ import msgspec
 
 from .backends.base import Schedulable
 from .clock import to_datetime
-from .errors import BackendError
+from .errors import BackendError, RuleError
 from .job import JobRecord, JobState, Priority, ProcessRecord, QueueInfo, ScheduleRecord, Stored
 from .redacting import Redaction
+from .runtime.peers import living
 from .serializer import decode, decode_failure, decode_object, decode_rule
+from .texts import without_password
 
 if TYPE_CHECKING:
     from .app_state import AppState
@@ -72,16 +74,15 @@ def job_row(record: JobRecord, now: float) -> View:
     }
 
 
-def job_page(record: JobRecord, now: float, redact: tuple[str, ...]) -> View:
-    """Everything about a job, without its secrets.
-
-    :param redact: words that make a key secret (``DELAYQ_REDACT``).
-    """
-    redaction = Redaction(redact)
+def job_page(state: AppState, record: JobRecord) -> View:
+    """Everything about a job, without its secrets (``DELAYQ_REDACT``)."""
+    redaction = Redaction(state.settings.redact)
     arguments = _plain(record.payload)
     redaction.learn(arguments)
     result = _plain(record.result)
     redaction.learn(result)
+    progress = _object(record.progress)
+    redaction.learn(progress)
     failure = decode_failure(record.error)
     error = None
     if failure is not None:
@@ -91,7 +92,8 @@ def job_page(record: JobRecord, now: float, redact: tuple[str, ...]) -> View:
             "traceback": redaction.text(failure.traceback),
         }
     return {
-        **job_row(record, now),
+        **job_row(record, state.clock.now()),
+        "waits_because": _why_it_waits(state, record),
         "max_attempts": record.max_attempts,
         "on_crash": "fail" if record.fail_on_crash else "retry",
         "rescues": record.rescues,
@@ -101,10 +103,23 @@ def job_page(record: JobRecord, now: float, redact: tuple[str, ...]) -> View:
         "cancel_requested": record.cancel_requested,
         "schedule": record.schedule,
         "arguments": redaction.clean(arguments),
-        "progress": redaction.clean(decode_object(record.progress)),
+        "progress": redaction.clean(progress),
         "result": redaction.clean(result),
         "error": error,
     }
+
+
+def _why_it_waits(state: AppState, record: JobRecord) -> str | None:
+    """Why no process that runs jobs takes a waiting one; ``None``: there is no such reason."""
+    if record.stored is not Stored.WAITING:
+        return None
+    peers = living(state.backend.processes())
+    knowing = [peer for peer in peers if peer.may_know(record.task)]
+    if peers and not knowing:
+        return "no process knows this task"
+    if knowing and not any(peer.serves(record.queue) for peer in knowing):
+        return "no process that knows this task serves its queue"
+    return None
 
 
 def queue_row(queue: QueueInfo, now: float) -> View:
@@ -126,11 +141,7 @@ def process_row(process: ProcessRecord, own: str | None) -> View:
 
     :param own: the owner of the runtime in this process, to mark it.
     """
-    info = {}
-    try:
-        info = decode_object(process.info)
-    except msgspec.MsgspecError:
-        pass  # a forged or foreign record: the columns say enough
+    info = _object(process.info)
     return {
         "owner": process.owner,
         "pid": process.pid,
@@ -139,18 +150,32 @@ def process_row(process: ProcessRecord, own: str | None) -> View:
         "this": process.owner == own,
         "started_at": moment(process.started_at),
         "seen_at": moment(process.seen_at),
-        **{key: info.get(key) for key in _OF_A_PROCESS},
+        **{key: _if_a(kind, info.get(key)) for key, kind in _OF_A_PROCESS.items()},
+        "tasks": _names(info.get("tasks")),
     }
 
 
-_OF_A_PROCESS = ("role", "workers", "busy", "queues", "lateness_p50", "lateness_p99", "python")
+def _names(tasks: Any) -> list[str] | None:
+    return sorted(tasks) if _if_a(dict[str, str], tasks) else None
+
+
+_OF_A_PROCESS: dict[str, Any] = {
+    "app": str,
+    "role": str,
+    "workers": int,
+    "busy": int,
+    "queues": list[str],
+    "lateness_p50": float,
+    "lateness_p99": float,
+    "python": str,
+}
 
 
 def schedule_row(schedule: ScheduleRecord) -> View:
     """A schedule; its rule in words."""
     try:
         rule = str(decode_rule(schedule.rule))
-    except (msgspec.MsgspecError, OverflowError):
+    except (RuleError, OverflowError):
         rule = "(unreadable)"
     return {
         "name": schedule.name,
@@ -193,9 +218,12 @@ def schedules(state: AppState) -> list[View]:
     return [schedule_row(schedule) for schedule in found]
 
 
-def health(state: AppState) -> View:
-    """Whether jobs are stored and run: ``status`` is ``"ok"`` or ``"failing"``, ``reason`` says why."""
-    found = state.health()
+def health(state: AppState, *, probe: bool = True) -> View:
+    """Whether jobs are stored and run: ``status`` is ``"ok"`` or ``"failing"``, ``reason`` says why.
+
+    :param probe: try whether the store can be written, as in ``Backend.health``.
+    """
+    found = state.health(probe=probe)
     supervisor = state.supervisor
     return {
         "status": "ok" if found.ok else "failing",
@@ -205,7 +233,7 @@ def health(state: AppState) -> View:
         "runs_jobs": supervisor is not None and supervisor.is_running,
         "declined": state.declined,
         "mode": state.mode,
-        "store": {"url": state.backend.url, **found.facts},
+        "store": {"url": without_password(state.backend.url), **found.facts},
     }
 
 
@@ -257,5 +285,21 @@ def _plain(data: bytes | None) -> Any:
         return None
     try:
         return decode(data)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return "[unreadable]"
+
+
+def _object(data: bytes | None) -> View:
+    """A stored JSON object; empty where a row is damaged or forged."""
+    try:
+        return decode_object(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def _if_a(kind: Any, value: Any) -> Any:
+    """The value if it is of this type, else ``None``: another process, or somebody else, wrote it."""
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.MsgspecError, OverflowError):
+        return None

@@ -4,16 +4,19 @@ Knows the signature of tasks; who may produce what is decided by others."""
 from __future__ import annotations
 
 import inspect
+import re
 import typing
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .client import Client
-from .errors import ArgumentError, ConfigurationError, DelayQError
+from .errors import ArgumentError, ConfigurationError, DelayQError, shown
 from .handle import Job
+from .ids import check_name
 from .options import CallOptions
 from .redacting import HIDDEN, Redaction
 from .task import Task
@@ -21,6 +24,10 @@ from .task import Task
 
 class BadCallError(DelayQError, ValueError):
     """What was sent is no call that can be understood."""
+
+
+class NotOpenError(BadCallError):
+    """The call asks for what is not open to whoever sent it."""
 
 
 class JsonCall(Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +109,53 @@ def produce(client: Client, task: Task[..., Any], call: JsonCall) -> Job[Any]:
     return client.submit_encoded(task, [encoded], options, call.delay, call.run_at)[0]
 
 
+FROM_OUTSIDE = "http-"
+"""Begins the ids that people without the admin token choose."""
+
+_MADE_HERE = re.compile(r"[0-9a-f]{28}")
+
+
+def queues_of(task: Task[..., Any]) -> tuple[str, ...]:
+    """The queues into which people without the admin token may put jobs of a task, its own first."""
+    declared = task.declared
+    return tuple(dict.fromkeys((declared.queue, *declared.produce_queues)))
+
+
+def priorities_of(task: Task[..., Any]) -> tuple[str, ...]:
+    """The same for priorities."""
+    declared = task.declared
+    levels = (declared.priority, *declared.produce_priorities)
+    return tuple(dict.fromkeys(level.name.lower() for level in levels))
+
+
+def from_outside(task: Task[..., Any], call: JsonCall) -> JsonCall:
+    """A call of this task as people without the admin token may make it.
+
+    Queues that they could invent would be without limit, and those of other tasks are not theirs. The
+    ids that they choose get a beginning of their own: so they can neither take an id that the app is
+    going to use nor find out which are in use. An id as DelayQ makes it stays as it is: nobody can
+    guess one, and an answer may have told it for repeating the call.
+
+    :raises NotOpenError: the queue or the priority is not open to them.
+    :raises InvalidNameError: the id is none.
+    """
+    for what, wanted, offered in (
+        ("queue", call.queue, queues_of(task)),
+        ("priority", call.priority, priorities_of(task)),
+    ):
+        if wanted is not None and wanted not in offered:
+            raise NotOpenError(
+                f"without the admin token the {what} of task {task.name!r} is {' or '.join(offered)},"
+                f" not {shown(wanted)}"
+            )
+    if call.id is None:
+        return call
+    chosen = check_name("job id", call.id)
+    if not (chosen.startswith(FROM_OUTSIDE) or _MADE_HERE.fullmatch(chosen)):
+        chosen = check_name("job id", FROM_OUTSIDE + chosen)
+    return structs.replace(call, id=chosen)
+
+
 class Parameter(Struct, frozen=True):
     """One parameter of a task, for people who fill it in."""
 
@@ -138,7 +192,7 @@ def parameters(task: Task[..., Any], redact: tuple[str, ...]) -> list[Parameter]
         star = _STARS.get(one.kind, "")
         default = None
         if one.default is not one.empty:
-            default = HIDDEN if redaction.hides(one.name) else _short(one.default)
+            default = HIDDEN if redaction.hides(one.name) else _short(one.default, redact)
         found.append(
             Parameter(
                 one.name,
@@ -163,8 +217,12 @@ def _written_as(hint: Any) -> str:
     return "flag" if alternatives == {bool} else "json"
 
 
-def _short(value: object) -> str:
-    text = repr(value)
+def _short(value: object, redact: tuple[str, ...]) -> str:
+    """A default as Python writes it, without the secrets in it."""
+    redaction = Redaction(redact)
+    with suppress(TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        redaction.learn(msgspec.to_builtins(value, str_keys=True))
+    text = redaction.text(repr(redaction.clean(value)))
     return text if len(text) <= 80 else text[:77] + "..."
 
 

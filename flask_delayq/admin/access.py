@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Callable, Collection
 from ipaddress import IPv6Address, ip_address
+from weakref import WeakSet
 
 from flask import Request
 from msgspec import Struct
@@ -37,18 +38,26 @@ class Access(Struct, frozen=True):
     allowed: bool
     via: str = ""
     """``"token"``, ``"function"`` or ``"local"``."""
+    wrong_token: bool = False
+    """A token came that is none of ours, and nothing else opened."""
+    pause: float = 0.0
+    """A token came too soon after wrong ones and was not looked at: seconds until the next one is."""
 
 
 DENIED = Access(False)
+
+_unclear: WeakSet[Callable[[str], bool]] = WeakSet()
+"""Functions that answered with something other than True or False; that was told once."""
 
 
 def judge(
     request: Request,
     action: str,
     *,
-    tokens: Collection[str],
+    tokens: Collection[bytes],
     function: Callable[[str], bool] | None,
     debug: bool,
+    pause: float = 0.0,
 ) -> Access:
     """Decide whether whoever sent the request may do this. The first that applies:
 
@@ -56,19 +65,20 @@ def judge(
     2. There is a ``function``: its answer holds, and only ``True`` itself opens. (A decorator such as
        ``login_required`` would answer with a redirect, which counts as true elsewhere.)
     3. A wrong token was sent: denied.
-    4. Local debugging, see :func:`is_local`: everything is allowed.
+    4. Local debugging, see :func:`is_local` and :func:`is_sent_by_another_site`: everything is allowed.
 
     :param action: ``"read"``, ``"act"`` or ``"produce"``.
-    :param tokens: ``DELAYQ_ADMIN_TOKEN``.
+    :param tokens: the digests of ``DELAYQ_ADMIN_TOKEN``.
     :param function: registered by ``@delayq.admin_access``.
     :param debug: whether the app is in debug mode.
+    :param pause: seconds for which tokens from there are not looked at.
     """
     given = bearer_token(request) if tokens else None
-    if given is not None and is_one_of(given, tokens):
+    if given is not None and not pause and is_one_of(given, tokens):
         return Access(True, "token")
     if function is not None:
         answer: object = function(action)
-        if type(answer) is not bool:
+        if type(answer) is not bool and not _was_told(function):
             _log.warning(
                 "the admin_access function answered with a %s instead of True or False, so no",
                 type(answer).__name__,
@@ -76,11 +86,19 @@ def judge(
         if answer is True:
             return Access(True, "function")
     if given is not None:
-        _log.warning("a wrong admin token came from %s for %r", request.remote_addr, request.path[:200])
-        return DENIED
-    if function is None and debug and is_local(request):
+        return Access(False, wrong_token=not pause, pause=pause)
+    if function is None and debug and is_local(request) and not is_sent_by_another_site(request):
         return Access(True, "local")
     return DENIED
+
+
+def _was_told(function: Callable[[str], bool]) -> bool:
+    try:
+        known = function in _unclear
+        _unclear.add(function)
+    except TypeError:  # an object that no weak reference can be made to
+        return False
+    return known
 
 
 def bearer_token(request: Request) -> bytes | None:
@@ -93,28 +111,49 @@ def bearer_token(request: Request) -> bytes | None:
     return bytes(token.strip().encode("latin-1", "replace"))
 
 
-def is_one_of(given: bytes, tokens: Collection[str]) -> bool:
+def is_one_of(given: bytes, digests: Collection[bytes]) -> bool:
     """Whether these bytes are one of the tokens; takes as long for a near miss as for a far one."""
     digest = hashlib.sha256(given).digest()
     right = False
-    for token in tokens:  # all of them, whichever it is
-        right |= hmac.compare_digest(digest, hashlib.sha256(token.encode("utf-8", "replace")).digest())
+    for known in digests:  # all of them, whichever it is
+        right |= hmac.compare_digest(digest, known)
     return right
 
 
 def is_local(request: Request) -> bool:
-    """Whether the request comes from this machine and went through no proxy.
+    """Whether the request comes from this machine, to the development server, and through no proxy.
 
     A proxy on the same host makes every client a loopback one, and a page that rebinds its name in DNS
-    makes the visitor's browser one: so forwarding headers and foreign host names count as not local.
-    Used in debug mode only; a bare proxy leaves no trace.
+    makes the visitor's browser one: so forwarding headers, HTTP/1.0 (what nginx speaks to an app unless
+    told otherwise) and foreign host names count as not local. Other servers may take forwarding headers
+    away, so only werkzeug's own counts, which no proxy stands before by habit. Used in debug mode only;
+    what forwards bytes as they are leaves no trace.
     """
+    if "werkzeug.socket" not in request.environ or request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+        return False
     names = [name.title() for name, _ in request.headers.items()]
     if any(name in _PROXIED or name.startswith("X-Forwarded") for name in names):
         return False
     return is_loopback(request.remote_addr) and bool(
         _LOCAL_HOST.fullmatch(request.environ.get("HTTP_HOST", ""))
     )
+
+
+def is_sent_by_another_site(request: Request) -> bool:
+    """Whether a browser says that a page of another origin made this request, for itself.
+
+    Being on this machine is a proof that every page in its browser has too. With CORS headers, which an
+    app may add to all of its answers, such a page could also read what it gets. A link that a person
+    follows is no such request: what it opens is seen by the person alone.
+    """
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.lower() != own_origin(request):
+        return True
+    if request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
+        return False
+    followed = ("navigate", "document")
+    how = (request.headers.get("Sec-Fetch-Mode"), request.headers.get("Sec-Fetch-Dest"))
+    return request.method not in READING or how != followed
 
 
 def is_loopback(address: str | None) -> bool:
@@ -135,4 +174,10 @@ def is_same_origin(request: Request) -> bool:
         return site == "same-origin"
     # Browsers leave that header out on plain http; all of them send Origin with a POST.
     origin = request.headers.get("Origin")
-    return origin is not None and origin == request.host_url.rstrip("/")
+    return origin is not None and origin.lower() == own_origin(request)
+
+
+def own_origin(request: Request) -> str:
+    """The origin of this app, as a browser writes it in ``Origin``."""
+    # Not `host_url`, in which an international name stands in its own letters.
+    return f"{request.scheme}://{request.host}".lower()

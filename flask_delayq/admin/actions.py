@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from flask import request, url_for
 
 from .. import presenting
-from .replies import access_for, app_state, done, extension
+from .door import access_for, app_state, extension
+from .guesses import peer_of
+from .replies import done
 
 if TYPE_CHECKING:
     from werkzeug.wrappers import Response
@@ -38,7 +40,7 @@ def _done_to_job(job_id: str) -> Response:
     _note(job_id)
     state = app_state()
     record = extension().get(job_id).record
-    found = presenting.job_page(record, state.clock.now(), state.settings.redact)
+    found = presenting.job_page(state, record)
     return done({"job": found}, url_for("delayq.job", job_id=job_id))
 
 
@@ -98,4 +100,4 @@ def _done_to_schedule(name: str) -> Response:
 def _note(name: str) -> None:
     """Who did what: names were checked, so the line cannot be forged."""
     verb = (request.endpoint or "").rpartition(".")[2]
-    _log.info("%s %s, by %s from %s", verb, name, access_for("act").via, request.remote_addr)
+    _log.info("%s %s, by %s from %s", verb, name, access_for("act").via, peer_of(request))

@@ -8,11 +8,12 @@ from typing import Any
 from flask import Blueprint, Response, abort, current_app, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from ..errors import DelayQError, InvalidNameError
+from ..errors import InvalidNameError
 from ..ids import check_name
-from . import actions, pages, produce, threads
+from . import actions, failures, metrics, pages, produce, threads
 from .access import HOW_TO_OPEN, NOT_OURS, READING, is_same_origin
-from .replies import access_for, on_http_error, on_our_error, secure, text_reply
+from .door import access_for, may
+from .replies import refused, secure, text_reply
 
 ROUTES: tuple[tuple[str, str, str, Any], ...] = (
     ("GET", "/", "read", pages.overview),
@@ -29,41 +30,68 @@ ROUTES: tuple[tuple[str, str, str, Any], ...] = (
     ("POST", "/schedules/<name>/resume", "act", actions.resume_schedule),
     ("POST", "/schedules/<name>/remove", "act", actions.remove_schedule),
     ("GET", "/processes", "read", pages.processes),
+    ("GET", "/metrics", "read", metrics.metrics),
     ("GET", "/threads", "act", threads.threads),  # stacks tell more than data does
     ("GET", "/produce", "produce", produce.offer),
     ("POST", "/produce", "produce", produce.take),
 )
 """Method, path, permission, view. ``/health`` is apart: it has a word for everybody."""
 
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
 
-def admin_blueprint() -> Blueprint:
-    """A new blueprint with all pages, for one app."""
-    blueprint = Blueprint("delayq", __name__, template_folder="templates", static_folder="static")
+def admin_blueprint(*, any_host: bool = False) -> Blueprint:
+    """A new blueprint with all pages, for one app.
+
+    :param any_host: the app tells its hosts apart (``host_matching``): the pages are on all of them.
+    """
+    blueprint = Blueprint("delayq", __name__)
+    rule = blueprint.add_url_rule
+    more: dict[str, Any] = {"host": f"<{_HOST}>"} if any_host else {}
+    if any_host:
+        blueprint.url_value_preprocessor(_forget_host)
+        blueprint.url_defaults(_keep_host)
     for method, path, _, view in ROUTES:
-        blueprint.add_url_rule(path, view_func=view, methods=[method], strict_slashes=False)
-    blueprint.add_url_rule("/health", view_func=pages.health, methods=["GET"])
+        rule(path, view_func=view, methods=[method], strict_slashes=False, **more)
+    rule("/health", view_func=pages.health, methods=["GET"], **more)
+    rule("/static/<path:filename>", view_func=pages.static, methods=["GET"], **more)
     # Also what is not there is behind the guard, and gets the same headers.
     for path, methods in (("/<path:rest>", _METHODS), ("/", _METHODS[1:])):
-        blueprint.add_url_rule(path, "nothing", nothing, methods=methods, strict_slashes=False)
+        rule(path, "nothing", nothing, methods=methods, strict_slashes=False, **more)
     blueprint.before_request(guard)
     blueprint.after_request(secure)
-    blueprint.register_error_handler(HTTPException, on_http_error)
-    blueprint.register_error_handler(DelayQError, on_our_error)
+    failures.register(blueprint)
     return blueprint
+
+
+_HOST = "delayq_host"
+
+
+def _forget_host(endpoint: str | None, values: dict[str, Any] | None) -> None:
+    if values is not None:
+        values.pop(_HOST, None)
+
+
+def _keep_host(endpoint: str, values: dict[str, Any]) -> None:
+    """Links lead to the host that was asked."""
+    values.setdefault(_HOST, request.host)
 
 
 NEEDS = {f"delayq.{view.__name__}": action for _, _, action, view in ROUTES}
 
 
-def guard() -> Response | None:
+def guard() -> Any:
     """Let a request go on, or answer it: closed unless something opens it."""
     if request.endpoint == "delayq.health":
         return None  # it decides how much it says
-    access = access_for(NEEDS.get(request.endpoint or "", "read"))
+    if request.endpoint == "delayq.static" and any(map(may, ("act", "produce"))):
+        return None  # the style of a page that they may see
+    try:
+        access = access_for(NEEDS.get(request.endpoint or "", "read"))
+    except HTTPException as error:
+        return failures.answer_of_the_app(error)
     if not access.allowed:
-        return text_reply(HOW_TO_OPEN, 403)
+        return refused(access, HOW_TO_OPEN)
     if request.method not in READING and access.via != "token" and not is_same_origin(request):
         return text_reply(NOT_OURS, 403)
     if request.endpoint in NEEDS:

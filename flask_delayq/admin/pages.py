@@ -4,15 +4,18 @@ Knows how to ask the store; changes nothing."""
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
-from flask import Response, request, url_for
+from flask import Response, request, send_from_directory, url_for
 from msgspec import structs
 
 from .. import presenting
 from ..errors import ConfigurationError
 from ..job import JobState
+from .access import DENIED
+from .door import app_state, decided, extension, note_guess
 from .params import job_query
-from .replies import app_state, extension, json_reply, may, reply, wants_json
+from .replies import json_reply, reply, wants_json
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ def job(job_id: str) -> Response:
     """Everything about one job."""
     state = app_state()
     record = extension().get(job_id).record
-    found = presenting.job_page(record, state.clock.now(), state.settings.redact)
+    found = presenting.job_page(state, record)
     return reply("job", {"job": found})
 
 
@@ -69,15 +72,16 @@ def processes() -> Response:
 def health() -> Response:
     """One word for strangers, everything for people with access; 503 unless all is well."""
     try:
-        state = app_state()
-        found = presenting.health(state)
-        open_to_all = may("read")
+        # Without a probe: strangers, and there may be many of them, must not make the store or wait.
+        found = presenting.health(app_state(), probe=False)
+        access = decided("read")
     except ConfigurationError as error:
         _log.error("the settings of this app cannot be used: %s", error)
         found = {"status": "failing"}
-        open_to_all = False
+        access = DENIED
+    note_guess(access)
     status = 200 if found["status"] == "ok" else 503
-    if open_to_all:
+    if access.allowed:
         response = reply("health", {"health": found})
     elif wants_json():
         response = json_reply({"status": found["status"]})
@@ -85,3 +89,8 @@ def health() -> Response:
         response = Response(found["status"] + "\n", mimetype="text/plain")
     response.status_code = status
     return response
+
+
+def static(filename: str) -> Response:
+    """The style of the pages."""
+    return send_from_directory(Path(__file__).with_name("static"), filename)

@@ -10,25 +10,34 @@ from flask import Response, abort, redirect, request, url_for
 from msgspec import structs
 
 from .. import presenting
-from ..errors import DelayQError
+from ..errors import DelayQError, InvalidNameError
 from ..handle import Job
+from ..ids import check_name
 from ..job import Priority
 from ..producing import (
     JsonCall,
     call_from_fields,
+    from_outside,
     parameters,
+    priorities_of,
     produce,
+    queues_of,
     read_json,
     read_moment,
 )
 from ..task import Task
+from .door import access_for, app_state, may
+from .failures import message_of, status_of
+from .guesses import peer_of
 from .params import BODY_EXTRA, form_body, json_body
-from .replies import access_for, app_state, json_reply, page, reply, status_of, wants_json
+from .replies import json_reply, page, reply, wants_json
 
 if TYPE_CHECKING:
     from werkzeug.wrappers import Response as BaseResponse
 
 _log = logging.getLogger(__name__)
+
+_LEVELS = tuple(level.name.lower() for level in Priority)
 
 ARGUMENT = "argument."
 """Begins the name of each form field that is an argument."""
@@ -39,7 +48,15 @@ def offer() -> Response:
     name = request.args.get("task")
     if name is not None and not wants_json():
         return _form(_allowed_task(name), {})
-    return reply("produce", {"tasks": [_describe(task) for task in _allowed_tasks()]})
+    return reply("produce", {"tasks": [_describe(task) for task in _allowed_tasks()]}, stored=_stored())
+
+
+def _stored() -> str | None:
+    """The job that the page says was stored, for people who may not see the page of the job."""
+    try:
+        return check_name("stored", request.args.get("stored"))
+    except InvalidNameError:
+        return None
 
 
 def take() -> BaseResponse:
@@ -54,19 +71,23 @@ def take() -> BaseResponse:
 
 def _take_json(body: bytes) -> BaseResponse:
     call = JsonCall.read(body)
-    return _accepted(produce(app_state().client, _allowed_task(call.task), call))
+    return _accepted(_produced(_allowed_task(call.task), call))
 
 
 def _take_form(fields: dict[str, str]) -> BaseResponse:
     task = _allowed_task(fields.get("task", ""))
     try:
-        job = produce(app_state().client, task, _call_from_form(task, fields))
+        job = _produced(task, _call_from_form(task, fields))
     except DelayQError as error:
         status = status_of(error)
         if wants_json() or status == 500:
             raise
-        return _form(task, fields, str(error), status)  # nothing that was typed in is lost
+        return _form(task, fields, message_of(error), status)  # nothing that was typed in is lost
     return _accepted(job)
+
+
+def _produced(task: Task[..., Any], call: JsonCall) -> Job[Any]:
+    return produce(app_state().client, task, call if _has_token() else from_outside(task, call))
 
 
 def _call_from_form(task: Task[..., Any], fields: dict[str, str]) -> JsonCall:
@@ -90,14 +111,16 @@ def _call_from_form(task: Task[..., Any], fields: dict[str, str]) -> JsonCall:
 
 
 def _accepted(job: Job[Any]) -> BaseResponse:
+    readable = may("read")
     where = url_for("delayq.job", job_id=job.id)
     via = access_for("produce").via
-    _log.info("produce %s as %s, by %s from %s", job.task, job.id, via, request.remote_addr)
+    _log.info("produce %s as %s, by %s from %s", job.task, job.id, via, peer_of(request))
     if not wants_json():
-        return redirect(where, 303)
+        return redirect(where if readable else url_for("delayq.offer", stored=job.id), 303)
     row = presenting.job_row(job.record, app_state().clock.now())
     response = json_reply({"job": row, "created": job.created}, 202)
-    response.headers["Location"] = where
+    if readable:
+        response.headers["Location"] = where
     return response
 
 
@@ -109,7 +132,6 @@ def _form(
         "fields": fields,
         "problem": problem,
         "argument": ARGUMENT,
-        "levels": [level.name.lower() for level in Priority],
     }
     return page("produce_task", context, status)
 
@@ -130,7 +152,11 @@ def _allowed_task(name: str) -> Task[..., Any]:
 
 
 def _is_allowed(task: Task[..., Any]) -> bool:
-    return task.declared.produce or access_for("produce").via == "token"
+    return task.declared.produce or _has_token()
+
+
+def _has_token() -> bool:
+    return access_for("produce").via == "token"
 
 
 def _describe(task: Task[..., Any]) -> dict[str, Any]:
@@ -140,5 +166,8 @@ def _describe(task: Task[..., Any]) -> dict[str, Any]:
         "doc": (task.function.__doc__ or "").strip().partition("\n")[0][:200],
         "queue": declared.queue,
         "priority": declared.priority.name.lower(),
+        # What may be chosen; None: anything.
+        "queues": None if _has_token() else queues_of(task),
+        "priorities": _LEVELS if _has_token() else priorities_of(task),
         "parameters": [structs.asdict(one) for one in parameters(task, app_state().settings.redact)],
     }

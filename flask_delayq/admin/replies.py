@@ -1,45 +1,27 @@
-"""Answers of the pages: JSON or HTML by what the client accepts, errors with their status, safe headers.
-Knows requests and errors; knows no page and no store."""
+"""Answers of the pages: JSON or HTML by what the client accepts, with safe headers.
+Knows requests; knows no page, no error of this package and no store."""
 
 from __future__ import annotations
 
 import json
-import logging
+from functools import cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from flask import Response, current_app, redirect, render_template, request
-from werkzeug.exceptions import HTTPException
+from flask import Response, redirect, request, url_for
+from jinja2 import Environment, FileSystemLoader
 
-from ..errors import (
-    ArgumentError,
-    BackendUnavailableError,
-    DelayError,
-    DelayQError,
-    EnqueueUncertainError,
-    InvalidNameError,
-    InvalidTransitionError,
-    JobConflictError,
-    JobNotFoundError,
-    PayloadTooLargeError,
-    QueueFullError,
-    ScheduleNotFoundError,
-    StoreCorruptError,
-    StoreMismatchError,
-    TaskNotFoundError,
-    UnsupportedOperationError,
-)
 from ..presenting import duration, seconds_of
-from ..producing import BadCallError
-from .access import Access, judge
+from ..texts import visible
+from .access import Access
+from .door import app_state, may, note_guess
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+    from werkzeug.datastructures import Headers
     from werkzeug.wrappers import Response as BaseResponse
-
-    from ..app_state import AppState
-    from ..extension import DelayQ
-
-_log = logging.getLogger(__name__)
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -50,64 +32,13 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Vary": "Accept, Authorization, Cookie",
 }
-"""On every answer, errors and redirects included."""
+"""On every answer, errors and redirects included, whatever the app adds to its own."""
 
-RETRY_AFTER = "5"
-"""Seconds after which a client may try again what the store could not take."""
-
-_STATUS: tuple[tuple[type[DelayQError], int], ...] = (
-    (BadCallError, 400),
-    (ArgumentError, 400),
-    (DelayError, 400),
-    (InvalidNameError, 400),
-    (TaskNotFoundError, 404),
-    (JobNotFoundError, 404),
-    (ScheduleNotFoundError, 404),
-    (JobConflictError, 409),
-    (InvalidTransitionError, 409),
-    (PayloadTooLargeError, 413),
-    (QueueFullError, 429),
-    (UnsupportedOperationError, 501),
-    (BackendUnavailableError, 503),
-    (EnqueueUncertainError, 503),
-    (StoreCorruptError, 503),
-    (StoreMismatchError, 503),
-)
-
-
-def extension() -> DelayQ:
-    """The extension of the current app."""
-    return cast("DelayQ", current_app.extensions["delayq"])
-
-
-def app_state() -> AppState:
-    """What belongs to the current app."""
-    return extension().state
-
-
-def may(action: str) -> bool:
-    """Whether whoever sent this request may do that; asked once an action and request."""
-    try:
-        return access_for(action).allowed
-    except HTTPException:  # the access function may abort instead of answering
-        return False
-
-
-def access_for(action: str) -> Access:
-    """The decision about this request and action."""
-    # Not in `g`: an app context may outlive one request.
-    known: dict[str, Access] = request.environ.setdefault("delayq.access", {})
-    if action not in known:
-        known[action] = judge(
-            request,
-            action,
-            tokens=app_state().settings.admin_token,
-            function=extension().access,
-            debug=current_app.debug,
-        )
-    return known[action]
+_SHARING = "access-control-"
+"""Begins the headers by which an app lets pages of other origins read its answers; never these."""
 
 
 def wants_json() -> bool:
@@ -137,16 +68,34 @@ def reply(template: str, data: dict[str, Any], **for_the_page: Any) -> Response:
 def page(template: str, context: dict[str, Any], status: int = 200) -> Response:
     """A page."""
     now = app_state().clock.now()
-    text = render_template(
-        f"delayq/{template}.html",
-        **context,
-        may=may,
-        duration=duration,
-        pretty=pretty,
-        since=lambda moment: now - seconds_of(moment),
+    text = (
+        _templates()
+        .get_template(f"delayq/{template}.html")
+        .render(
+            **context,
+            here=request.endpoint,
+            may=may,
+            url_for=url_for,
+            duration=duration,
+            pretty=pretty,
+            since=lambda moment: now - seconds_of(moment),
+        )
     )
     # A thread or a file may bear a name that is no proper text.
     return Response(text.encode("utf-8", "replace"), status, mimetype="text/html")
+
+
+@cache
+def _templates() -> Environment:
+    """The templates, in an environment of their own: an app may set up its own as it likes, without
+    escaping, with other delimiters."""
+    folder = Path(__file__).with_name("templates")
+    return Environment(loader=FileSystemLoader(folder), autoescape=True, finalize=_seen)
+
+
+def _seen(value: Any) -> Any:
+    """Foreign text as it is, without marks that reverse or hide parts of it."""
+    return visible(value, lines=True) if type(value) is str else value
 
 
 def pretty(value: Any) -> str:
@@ -166,6 +115,17 @@ def text_reply(text: str, status: int) -> Response:
     return Response(text + "\n", status, mimetype="text/plain")
 
 
+def refused(access: Access, text: str) -> Response:
+    """The answer to a request that nothing opened; a wrong token counts."""
+    if access.pause:
+        seconds = ceil(access.pause)
+        response = text_reply(f"Too many wrong tokens came from here; wait {seconds} s.", 429)
+        response.headers["Retry-After"] = str(seconds)
+        return response
+    note_guess(access)
+    return text_reply(text, 403)
+
+
 def error_json(kind: str, message: str, status: int, **facts: Any) -> Response:
     """An error as JSON."""
     return json_reply({"error": {"type": kind, "message": message, **facts}}, status)
@@ -178,39 +138,27 @@ def error_reply(kind: str, message: str, status: int, **facts: Any) -> Response:
     return page("error", {"kind": kind, "message": message, "code": status}, status)
 
 
-def on_http_error(error: HTTPException) -> BaseResponse:
-    """The answer to an error that Flask or a view named by its status."""
-    if error.response is not None:
-        return cast("BaseResponse", error.response)
-    status = error.code or 500
-    response = error_reply(error.name.replace(" ", ""), error.description or error.name, status)
-    for name, value in error.get_headers():
-        if name not in ("Content-Type", "Content-Length"):
-            response.headers[name] = value
-    return response
-
-
-def on_our_error(error: DelayQError) -> Response:
-    """The answer to an error of this package."""
-    status = status_of(error)
-    if status == 500:
-        # Configuration and set-up: the log is the place for what it says.
-        _log.error("a page of /delayq failed: %s", error)
-        # And a page could fail of the same.
-        return text_reply("This app's DelayQ is not set up rightly; see its log.", 500)
-    facts = {"job_ids": list(error.job_ids)} if isinstance(error, EnqueueUncertainError) else {}
-    response = error_reply(type(error).__name__, str(error), status, **facts)
-    if status in (429, 503):
-        response.headers["Retry-After"] = RETRY_AFTER
-    return response
-
-
-def status_of(error: DelayQError) -> int:
-    """The HTTP status that says the same as an error; 500 for those that say nothing to a client."""
-    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-
-
 def secure(response: BaseResponse) -> BaseResponse:
-    """Put the safe headers on an answer."""
+    """Put the safe headers on an answer, for good: extensions set their own after this."""
     response.headers.update(HEADERS)
+    response.__class__ = _secured(type(response))
     return response
+
+
+_classes: dict[type[BaseResponse], type[BaseResponse]] = {}
+
+
+def _secured(kind: type[BaseResponse]) -> type[BaseResponse]:
+    """This response class, made to send the safe headers."""
+    if kind in _classes:
+        return _classes[kind]
+
+    def get_wsgi_headers(self: BaseResponse, environ: WSGIEnvironment) -> Headers:
+        headers = kind.get_wsgi_headers(self, environ)
+        for name in [name for name, _ in headers if name.lower().startswith(_SHARING)]:
+            del headers[name]
+        headers.update(HEADERS)
+        return headers
+
+    made: type[BaseResponse] = type(kind.__name__, (kind,), {"get_wsgi_headers": get_wsgi_headers})
+    return _classes.setdefault(kind, made)

@@ -17,7 +17,8 @@ from flask import Response
 
 from .. import launch, presenting
 from ..errors import BackendError
-from .replies import app_state, reply
+from .door import app_state
+from .replies import reply
 
 if TYPE_CHECKING:
     from ..app_state import AppState
@@ -58,6 +59,7 @@ def _take(state: AppState) -> dict[str, Any]:
     if supervisor is not None:
         running, roles = dict(supervisor.claims.running), supervisor.roles()
     frames = launch.stacks()
+    readable = bool(frames)  # not asked again: another interpreter may have come or gone since
     known = sorted(
         threading.enumerate(),
         key=lambda thread: (thread.ident not in running, thread.ident not in roles, thread.name),
@@ -85,7 +87,7 @@ def _take(state: AppState) -> dict[str, Any]:
         "owner": supervisor.owner if supervisor is not None else None,
         "runs_jobs": supervisor is not None and supervisor.is_running,
         "taken_at": presenting.moment(state.clock.now()),
-        "stacks": launch.frames_are_safe(),
+        "stacks": readable,
         "threads": rows,
         "left_out": max(0, len(known) - MOST),
         "processes": _others(state),
