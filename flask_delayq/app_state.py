@@ -8,8 +8,8 @@ import logging
 import os
 import threading
 import weakref
-from functools import cached_property
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 from msgspec import structs
 
@@ -21,13 +21,11 @@ from .client import Client
 from .clock import Clock
 from .config import Mode, Settings
 from .errors import BackendError, SetupError
-from .ids import new_id
 from .job import Health, Outcome
-from .mounts import fleeting
-from .runtime.drain import drain
-from .runtime.executor import Executor
+from .runtime.drain import Drain
 from .runtime.maintenance import declare_schedules, fire_due
 from .runtime.supervisor import Supervisor
+from .surroundings import is_under_mod_wsgi, remarks
 from .task import TaskRegistry
 
 if TYPE_CHECKING:
@@ -38,13 +36,49 @@ _log = logging.getLogger(__name__)
 DRAIN_WEB = 5.0
 """Seconds that running jobs get when a web process stops; servers kill soon after."""
 
+DRAIN_APACHE = 2.0
+"""The same under mod_wsgi: Apache kills its processes three seconds after it told them to end."""
+
 DRAIN_RELOADER = 1.0
 """The same in a development server that reloads: a developer waits for it."""
 
 DRAIN_WORKER = 25.0
 """The same in ``flask delayq worker``, below the 30 s that orchestrators grant."""
 
+T = TypeVar("T")
+
 _states: weakref.WeakSet[AppState] = weakref.WeakSet()
+
+
+class once(Generic[T]):  # noqa: N801  # used like `property`
+    """A property of an :class:`AppState` that is made at its first use and kept in its ``__dict__``.
+
+    The first requests and the launch come at once, in many threads: what is made is the same for all of
+    them. ``functools.cached_property`` has no lock since Python 3.12, and before that one lock for all
+    states, which a fork can leave locked for ever; the state's own lock is made anew in a child.
+    """
+
+    def __init__(self, make: Callable[[AppState], T]) -> None:
+        self._make = make
+        self._name = make.__name__
+        self.__doc__ = make.__doc__
+
+    @overload
+    def __get__(self, state: None, owner: type[AppState]) -> once[T]: ...
+
+    @overload
+    def __get__(self, state: AppState, owner: type[AppState]) -> T: ...
+
+    def __get__(self, state: AppState | None, owner: type[AppState]) -> once[T] | T:
+        if state is None:
+            return self
+        with state._lock:
+            kept = state.__dict__
+            if self._name not in kept:
+                # A signal handler may have made it meanwhile, in this very thread: then its own stays.
+                kept.setdefault(self._name, self._make(state))
+            value: T = kept[self._name]
+            return value
 
 
 class AppState:
@@ -63,8 +97,11 @@ class AppState:
         self.declined: str | None = None
         """Why this process will not run jobs by itself, if it has been decided."""
         self._lock = threading.RLock()
+        """Held while one of the parts is made, and while jobs begin or cease to run here."""
         self._draining = threading.local()
+        self._unusable: set[str] = set()
         self._told = False
+        self._why_not_started: str | None = None
         _states.add(self)
 
     # --- what there is ---------------------------------------------------------------------------
@@ -80,7 +117,7 @@ class AppState:
             raise SetupError("the application of this DelayQ state is gone")
         return app
 
-    @cached_property
+    @once
     def settings(self) -> Settings:
         """The app's settings, read once.
 
@@ -89,7 +126,7 @@ class AppState:
         app = self.app
         return Settings.read(app.config, folder=app.instance_path, testing=bool(app.testing))
 
-    @cached_property
+    @once
     def backend(self) -> Backend:
         """The app's backend; its store is opened by the first verb."""
         settings = self.settings
@@ -98,7 +135,7 @@ class AppState:
             options["synchronous"] = settings.sqlite_synchronous
         return open_backend(settings.url, clock=self.clock, **options)
 
-    @cached_property
+    @once
     def client(self) -> Client:
         """The producing side."""
         app = self.app
@@ -106,7 +143,7 @@ class AppState:
         client.after_enqueue = self._after_enqueue
         return client
 
-    @cached_property
+    @once
     def executor(self) -> ContextExecutor:
         """The thread pool for closures."""
         return ContextExecutor(self.app.app_context, self.settings.workers)
@@ -124,6 +161,8 @@ class AppState:
         """Seconds that running jobs get at a stop."""
         if self.settings.drain_timeout is not None:
             return self.settings.drain_timeout
+        if is_under_mod_wsgi():
+            return DRAIN_APACHE
         # As werkzeug.serving.is_running_from_reloader does, without importing a server into every app.
         return DRAIN_RELOADER if os.environ.get("WERKZEUG_RUN_MAIN") == "true" else DRAIN_WEB
 
@@ -149,6 +188,7 @@ class AppState:
 
         :param role: how it came to this, for the process record.
         :param settings: instead of the app's own (the worker command changes some).
+        :raises RuntimeError: the threads cannot be had; nothing of the runtime is left.
         """
         with self._lock:
             if self.supervisor is not None and self.supervisor.is_running:
@@ -156,7 +196,7 @@ class AppState:
             launch.disarm(self)  # it need not be watched for any more
             app = self.app
             client = self.client
-            self.supervisor = Supervisor(
+            runtime = Supervisor(
                 self.backend,
                 self.registry,
                 settings or self.settings,
@@ -165,28 +205,46 @@ class AppState:
                 app,
                 client.announce_end,
                 role,
-                self._ended,
-            )
-            _drain_at_exit()
-            self.supervisor.start()
-            client.runner = self.supervisor.dispatcher
-            client.after_enqueue = None
-            self._tell_if_fleeting()
-            self._told = True  # who ran jobs and stopped needs no word on how to run them
-            return self.supervisor
-
-    def _tell_if_fleeting(self) -> None:
-        scheme, _, path = self.backend.url.partition(":///")
-        if scheme == "sqlite" and (why := fleeting(path)):
-            _log.info(
-                "the store of %s (%s) is %s; mount a volume there, or change DELAYQ_URL",
+                lambda: self._ended(runtime),
                 self.name,
-                path,
-                why,
             )
+            self.supervisor = runtime
+            _drain_at_exit()
+            try:
+                runtime.start()
+            except BaseException as error:
+                self.supervisor = None
+                self._why_not_started = f"{type(error).__name__}: {error}"
+                raise
+            self._why_not_started = None
+            client.runner = runtime.dispatcher
+            client.after_enqueue = None
+            self._tell_of_surroundings()
+            self._told = True  # who ran jobs and stopped needs no word on how to run them
+            return runtime
+
+    def _tell_of_surroundings(self) -> None:
+        url = self.backend.url
+        for remark in remarks(url):
+            _log.warning("the jobs of %s %s", self.name, remark)
+        beside = [state for state in list(_states) if state is not self and state._runs_jobs_of(url)]
+        if beside and not url.startswith("memory:"):
+            _log.warning(
+                "%d app objects of this process run the jobs of %s, each with DELAYQ_WORKERS threads "
+                "of its own; if that is too many, make one app or set DELAYQ_MODE=external in others",
+                len(beside) + 1,
+                url,
+            )
+
+    def _runs_jobs_of(self, url: str) -> bool:
+        supervisor = self.supervisor
+        if supervisor is None or not supervisor.is_running:
+            return False
+        return bool(self.__dict__["backend"].url == url)  # made by now; asked for, it would take a lock
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Stop running jobs; see :meth:`Supervisor.stop`. True if every job had ended.
+        """Stop running jobs; see :meth:`Supervisor.stop`. True if every job had ended and the
+        store has how.
 
         :param timeout: seconds that running jobs get; by default ``DELAYQ_DRAIN_TIMEOUT``.
         """
@@ -198,33 +256,39 @@ class AppState:
             self.client.after_enqueue = self._after_enqueue
         return supervisor.stop(self.drain_timeout if timeout is None else timeout)
 
-    def _ended(self) -> None:
+    def _ended(self, runtime: Supervisor) -> None:
         """A runtime has come to its end, at a stop or when its last job ended long after."""
         with self._lock:
-            if self.supervisor is not None and self.supervisor.is_running:
+            if self.supervisor is not runtime:
                 return  # another one was started meanwhile
             self.supervisor = None
         self.backend.close()
 
     def drain(self, limit: int | None = None) -> list[Outcome]:
-        """Run everything that is due in this thread; see :func:`~flask_delayq.runtime.drain.drain`.
+        """Run everything that is due in this thread; see :meth:`~flask_delayq.runtime.drain.Drain.run`.
 
         Schedules that are due enqueue their occurrence first.
         """
         app = self.app
-        executor = Executor(self.registry, self.backend, self.settings, self.clock, app.app_context, app)
+        drain = Drain(
+            self.backend,
+            self.registry,
+            self.settings,
+            self.clock,
+            app.app_context,
+            app,
+            self.client.announce_end,
+            self.name,
+            threads=launch.reason_against_threads() is None,
+        )
         now = self.clock.now()
         declare_schedules(self.backend, self.registry, now)
-        fire_due(self.backend, self.registry, now, app)
+        fire_due(self.backend, self.registry, now, drain.teller.tell, self._unusable)
         self._draining.active = True
         try:
-            outcomes = drain(
-                self.backend, executor, self.settings, self.clock, f"drain-{new_id()}", limit
-            )
+            return drain.run(limit)
         finally:
             self._draining.active = False
-        self.client.announce_end(outcome.claim.id for outcome in outcomes)
-        return outcomes
 
     def _after_enqueue(self) -> None:
         if self.client.runner is not None:
@@ -233,10 +297,16 @@ class AppState:
         if mode == "inline":
             # A job that enqueues another inside a drain leaves it to that drain.
             if not getattr(self._draining, "active", False):
-                self.drain()
+                self._run_inline()
         elif mode == "auto" and not self._told:
             self._told = True
             self._tell_if_unattended()
+
+    def _run_inline(self) -> None:
+        try:
+            self.drain()
+        except BackendError as error:  # what was to be enqueued is stored, so its caller gets no error
+            _log.error("a job was stored, but could not be run inline: %s", error)
 
     def _tell_if_unattended(self) -> None:
         try:
@@ -250,11 +320,14 @@ class AppState:
                 self.backend.url,
             )
 
-    def health(self) -> Health:
-        """Whether jobs can be stored and, where they run here, progress."""
-        health = self.backend.health()
+    def health(self, *, probe: bool = True) -> Health:
+        """Whether jobs can be stored and, where they run here, progress; ``probe`` as in
+        ``Backend.health``."""
+        health = self.backend.health(probe=probe)
         supervisor = self.supervisor
         troubles = supervisor.troubles() if supervisor is not None and supervisor.is_running else []
+        if supervisor is None and self._why_not_started is not None:
+            troubles = [f"jobs cannot be run in this process: {self._why_not_started}"]
         if troubles and health.ok:
             return structs.replace(health, ok=False, reason="; ".join(troubles))
         return health

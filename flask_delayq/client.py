@@ -71,12 +71,13 @@ class Client:
         self._max_payload = settings.max_payload
         self._timeout = settings.enqueue_timeout
         self._max_pending = settings.max_pending
+        self._max_pending_total = settings.max_pending_total
         self.clock = clock
         self.sender = sender
         self.runner: Runner | None = None
         self.after_enqueue: Callable[[], None] | None = None
         self._waiting: dict[str, list[threading.Event]] = {}
-        self._waiting_lock = threading.Lock()
+        self._waiting_lock = threading.RLock()
 
     # --- producing -----------------------------------------------------------------------------
 
@@ -157,6 +158,7 @@ class Client:
                 now=now,
                 timeout=self._timeout,
                 max_pending=self._max_pending,
+                max_pending_total=self._max_pending_total,
                 claim_for=reserved,
             )
             claim = answer.claim
@@ -186,6 +188,7 @@ class Client:
                 now=now,
                 timeout=self._timeout,
                 max_pending=self._max_pending,
+                max_pending_total=self._max_pending_total,
                 claim_for=reserved,
             )
         finally:
@@ -280,7 +283,7 @@ class Client:
         """After a fork, in the child: neither the runner nor those who waited are here."""
         self.runner = None
         self._waiting = {}
-        self._waiting_lock = threading.Lock()
+        self._waiting_lock = threading.RLock()
 
     # --- waiting -------------------------------------------------------------------------------
 
@@ -314,6 +317,7 @@ class Client:
             return True
         finally:
             with self._waiting_lock:
-                self._waiting[job_id].remove(event)
-                if not self._waiting[job_id]:
-                    del self._waiting[job_id]
+                events = self._waiting[job_id]
+                events.remove(event)
+                if not events:
+                    self._waiting.pop(job_id, None)

@@ -8,22 +8,38 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
-from pathlib import Path
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import PurePath
 from typing import Any, Literal
+from urllib.parse import quote
 
 from msgspec import Struct
 
 from .clock import to_seconds
 from .errors import ConfigurationError, DelayQError, shown
 from .ids import check_name
+from .texts import without_password
 
 PREFIX = "DELAYQ_"
+
+LONGEST_LEASE = 86_400.0
+"""Seconds that ``DELAYQ_LEASE`` may be at most."""
 DEFAULT_FILE = "delayq.sqlite3"
 
 Mode = Literal["auto", "thread", "external", "manual", "inline"]
 MODES: tuple[Mode, ...] = ("auto", "thread", "external", "manual", "inline")
 
-REDACTED = ("password", "passwd", "secret", "token", "api_key", "apikey", "authorization", "cookie")
+REDACTED = (
+    *("password", "passwd", "passphrase", "passcode", "pass", "pwd", "pin", "otp", "mfa"),
+    *("secret", "token", "credential", "authorization", "auth", "bearer", "jwt", "csrf"),
+    *("cookie", "session", "signature", "sig", "salt"),
+    *("api_key", "access_key", "private_key", "account_key", "license_key"),
+    *("encryption_key", "signing_key", "master_key", "ssh_key"),
+    *("dsn", "database_url", "connection_string", "webhook_url"),
+    *("ssn", "iban", "card_number", "cvv", "cvc"),
+)
+"""Not ``key``: most keys are no secrets, and what is hidden once is hidden wherever it turns up."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -38,6 +54,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     drain_timeout: float | None = None
     enqueue_timeout: float = 5.0
     max_pending: int | None = None
+    max_pending_total: int | None = None
     max_payload: int = 262_144
     max_result: int = 1_048_576
     retention: float = 86_400.0
@@ -45,12 +62,24 @@ class Settings(Struct, frozen=True, kw_only=True):
     retention_count: int | None = 100_000
     max_attempts: int = 1
     max_rescues: int = 3
+    unknown_task_timeout: float = 7 * 86_400.0
     horizon: float = 3600.0
     strict_priority: bool = False
     sqlite_synchronous: str = "FULL"
     url_prefix: str = "/delayq"
-    admin_token: tuple[str, ...] = ()
+    pages: bool = True
+    admin_token: tuple[bytes, ...] = ()
+    """Their SHA-256 digests: a token itself is kept nowhere."""
     redact: tuple[str, ...] = REDACTED
+
+    def __repr__(self) -> str:
+        # Programs that collect errors keep the texts of local variables.
+        parts = []
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            said = f"<{len(value)}>" if name == "admin_token" else without_password(repr(value))
+            parts.append(f"{name}={said}")
+        return f"Settings({', '.join(parts)})"
 
     @classmethod
     def read(cls, config: Mapping[str, Any], *, folder: str, testing: bool = False) -> Settings:
@@ -80,14 +109,26 @@ class Settings(Struct, frozen=True, kw_only=True):
         return cls(**values)
 
 
+def wants_pages(config: Mapping[str, Any]) -> bool:
+    """Whether the app is to have the pages; needed before the other settings are read.
+
+    :raises ConfigurationError: it is neither true nor false.
+    """
+    return bool(_alone(config, "PAGES", _flag, True))
+
+
 def url_prefix(config: Mapping[str, Any]) -> str:
-    """Where the pages are, the one setting that is needed before the others are read.
+    """Where the pages are; needed before the other settings are read.
 
     :raises ConfigurationError: it is no path.
     """
-    key = PREFIX + "URL_PREFIX"
+    return str(_alone(config, "URL_PREFIX", _prefix, "/delayq"))
+
+
+def _alone(config: Mapping[str, Any], name: str, reader: Callable[[Any], Any], default: Any) -> Any:
+    key = PREFIX + name
     try:
-        return _prefix(config.get(key, "/delayq"))
+        return reader(config.get(key, default))
     except (TypeError, ValueError) as error:
         value = shown(config[key])
         raise ConfigurationError(f"{key}: {value} does not fit: {error}", key=key) from None
@@ -99,12 +140,18 @@ def _unknown(key: str) -> str:
     return f"{key} is no setting{hint}"
 
 
+_IN_A_PATH = "/ !\"#$&'()*+,;:=@[]\\^`{|}<>~"  # means nothing to who reads the URL
+
+
 def _absolute(url: str, folder: str) -> str:
     """Relative sqlite paths begin in the instance folder, not where the process was started."""
     scheme, separator, path = url.partition(":///")
     if scheme.lower() != "sqlite" or not separator or not path or path.startswith(":"):
         return url
-    return f"sqlite:///{Path(folder, path)}"
+    if PurePath(path).is_absolute():
+        return f"sqlite:///{path}"
+    # A folder may be called "feature%2Flogin" or "what?now". Bytes that are no text go through as well.
+    return f"sqlite:///{quote(str(PurePath(folder)), _IN_A_PATH, errors='surrogateescape')}/{path}"
 
 
 def _text(value: Any) -> str:
@@ -174,14 +221,35 @@ def _queues(value: Any) -> tuple[str, ...]:
     return names
 
 
-def _tokens(value: Any) -> tuple[str, ...]:
+MAKE_TOKEN = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+"""The command that the documentation and errors recommend."""
+
+
+def _tokens(value: Any) -> tuple[bytes, ...]:
     if value is None:
         return ()
     # A token may hold commas, so a text is one token.
     tokens = (value,) if isinstance(value, str) else tuple(value)
-    if not tokens or not all(isinstance(token, str) and len(token) >= 16 for token in tokens):
-        raise ValueError("tokens of at least 16 characters are wanted")
-    return tokens
+    if not tokens:
+        raise ValueError("at least one token is wanted; leave the setting out to have none")
+    for token in tokens:
+        if fault := _fault(token):
+            raise ValueError(f"{fault}; make one with: {MAKE_TOKEN}")
+    return tuple(sha256(token.encode("utf-8", "replace")).digest() for token in tokens)
+
+
+def _fault(token: object) -> str:
+    """Why a token is refused, without the token; empty for one that may be used."""
+    if not isinstance(token, str) or len(token) < 16:
+        return "tokens of at least 16 characters are wanted"
+    if token != token.strip():
+        return "a token begins or ends with white space (the line break of a file?)"
+    if any(ord(char) < 32 or ord(char) == 127 for char in token):
+        return "a token holds a control character, which no header can carry"
+    steps = {ord(after) - ord(before) for before, after in pairwise(token)}
+    if len(set(token)) < 6 or len(steps) == 1 or token in (token + token)[1:-1]:
+        return "a token is too easy to guess: few characters, a row of them, or a repetition"
+    return ""
 
 
 def _prefix(value: Any) -> str:
@@ -195,10 +263,11 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "mode": _choice(*MODES),
     "workers": _integer(1, 1024),
     "queues": _optional(_queues),
-    "lease": _seconds(3.0, 86_400.0),
+    "lease": _seconds(3.0, LONGEST_LEASE),
     "drain_timeout": _optional(_seconds(0.0, 86_400.0)),
     "enqueue_timeout": _seconds(0.05, 3600.0),
     "max_pending": _optional(_integer(1, 1_000_000_000)),
+    "max_pending_total": _optional(_integer(1, 1_000_000_000)),
     "max_payload": _integer(64, 1 << 30),
     "max_result": _integer(64, 1 << 30),
     "retention": _seconds(0.0),
@@ -206,10 +275,12 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "retention_count": _optional(_integer(0, 1_000_000_000)),
     "max_attempts": _integer(1, 1_000_000),
     "max_rescues": _integer(0, 1000),
+    "unknown_task_timeout": _seconds(1.0),
     "horizon": _seconds(1.0, 86_400.0),
     "strict_priority": _flag,
     "sqlite_synchronous": _choice("FULL", "NORMAL"),
     "url_prefix": _prefix,
+    "pages": _flag,
     "admin_token": _tokens,
     "redact": _texts,
 }

@@ -18,7 +18,7 @@ from .app_state import AppState
 from .cli import delayq_commands
 from .client import Client
 from .clock import Clock, SystemClock
-from .config import url_prefix
+from .config import url_prefix, wants_pages
 from .errors import ConfigurationError, JobNotFoundError, SetupError
 from .handle import Job
 from .ids import check_name
@@ -68,9 +68,10 @@ class DelayQ:
     def init_app(self, app: Flask) -> None:
         """Bind the extension to an app.
 
-        Registers the pages under ``DELAYQ_URL_PREFIX`` and the commands ``flask delayq ...``, and has
-        the process watched for the moment at which it serves. Opens no file and runs no job. Settings
-        are read when they are first needed; later changes have no effect.
+        Registers the pages under ``DELAYQ_URL_PREFIX`` (unless ``DELAYQ_PAGES`` is false) and the
+        commands ``flask delayq ...``, and has the process watched for the moment at which it serves.
+        Opens no file and runs no job. Settings are read when they are first needed; later changes have
+        no effect.
 
         :raises SetupError: the app has a DelayQ already.
         """
@@ -83,7 +84,9 @@ class DelayQ:
         app.extensions[_STATE_KEY] = state
         self._states = [ref for ref in self._states if ref() is not None]
         self._states.append(weakref.ref(state))
-        app.register_blueprint(admin_blueprint(), url_prefix=url_prefix(app.config))
+        if wants_pages(app.config):
+            blueprint = admin_blueprint(any_host=app.url_map.host_matching)
+            app.register_blueprint(blueprint, url_prefix=url_prefix(app.config))
         app.cli.add_command(delayq_commands)
         if app.config.get("DELAYQ_MODE") == "thread":
             state.start(role="DELAYQ_MODE=thread")
@@ -112,6 +115,8 @@ class DelayQ:
         retry: RetryPolicy | None = ...,
         on_crash: Literal["retry", "fail"] = ...,
         produce: bool = ...,
+        produce_queues: Iterable[str] = ...,
+        produce_priorities: Iterable[Level] = ...,
         every: float | timedelta | None = ...,
         cron: str | None = ...,
         timezone: str | None = ...,
@@ -130,6 +135,8 @@ class DelayQ:
         :param on_crash: ``"retry"`` (default): a run cut off by a crash is repeated; ``"fail"``: the
             job fails, for tasks that must not run twice.
         :param produce: whether ``/delayq/produce`` offers it to people without the admin token.
+        :param produce_queues: queues that they may choose besides ``queue``.
+        :param produce_priorities: priorities that they may choose besides ``priority``.
         :param every: run it every so many seconds (or ``timedelta``), without arguments.
         :param cron: run it by a cron line, with ``timezone`` (IANA name, UTC by default).
         :raises ConfigurationError: an unknown option or one that does not fit.
@@ -248,7 +255,7 @@ class DelayQ:
 
         :param timeout: seconds that they get, ``DELAYQ_DRAIN_TIMEOUT`` by default; those that still run
             then go on until the process ends and are repeated elsewhere afterwards.
-        :returns: True if every job had ended. Idempotent and thread-safe.
+        :returns: True if every job had ended and the store has how. Idempotent and thread-safe.
         """
         return self.state.stop(timeout)
 

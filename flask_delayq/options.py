@@ -31,6 +31,10 @@ class TaskOptions(Struct, frozen=True, kw_only=True):
     fail_on_crash: bool = False
     produce: bool = False
     """Whether it may be enqueued over HTTP without the admin token."""
+    produce_queues: tuple[str, ...] = ()
+    """Queues that may be chosen then, besides its own."""
+    produce_priorities: tuple[Priority, ...] = ()
+    """The same for priorities."""
     rule: Every | Cron | None = None
     """Set for a periodic task."""
 
@@ -112,6 +116,8 @@ _TASK_OPTIONS = (
     "retry",
     "on_crash",
     "produce",
+    "produce_queues",
+    "produce_priorities",
     "every",
     "cron",
     "timezone",
@@ -139,11 +145,6 @@ def declare_task(name: str, **options: Any) -> TaskOptions:
         raise ConfigurationError(
             f"task {name!r}: on_crash must be 'retry' or 'fail', not {shown(on_crash)}", key="on_crash"
         )
-    aliases = options.get("aliases", ())
-    if isinstance(aliases, str) or not isinstance(aliases, Iterable):
-        raise ConfigurationError(
-            f"task {name!r}: aliases must be a list of names, not {shown(aliases)}", key="aliases"
-        )
     produce = options.get("produce", False)
     if type(produce) is not bool:
         raise ConfigurationError(
@@ -151,14 +152,27 @@ def declare_task(name: str, **options: Any) -> TaskOptions:
         )
     return TaskOptions(
         name=check_name("task", name),
-        aliases=tuple(check_name("alias", alias) for alias in aliases),
+        aliases=tuple(check_name("alias", alias) for alias in _list(name, options, "aliases")),
         queue=check_name("queue", options.get("queue", "default")),
         priority=to_priority(options.get("priority", "normal")),
         retry=_retry(name, options),
         fail_on_crash=on_crash == "fail",
         produce=produce,
+        produce_queues=tuple(
+            check_name("queue", queue) for queue in _list(name, options, "produce_queues")
+        ),
+        produce_priorities=tuple(map(to_priority, _list(name, options, "produce_priorities"))),
         rule=rule,
     )
+
+
+def _list(task: str, options: dict[str, Any], key: str) -> Iterable[object]:
+    value = options.get(key, ())
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigurationError(
+            f"task {task!r}: {key} must be a list of names, not {shown(value)}", key=key
+        )
+    return value
 
 
 def _retry(name: str, options: dict[str, Any]) -> RetryPolicy | None:

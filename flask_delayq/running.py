@@ -34,8 +34,8 @@ class RunningJob(Struct, eq=False, gc=False):
     :ivar task: the task's name.
     :ivar queue: the queue it came from.
     :ivar attempt: the number of this run, from 1.
-    :ivar rescues: how often it was taken back from a process that died: above 0 an earlier run may
-        have done part of the work.
+    :ivar rescues: how often it was taken back from a process that died, since it was enqueued or last
+        retried or snoozed: above 0 an earlier run may have done part of the work.
     """
 
     claim: Claim

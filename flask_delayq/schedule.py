@@ -6,16 +6,19 @@ from __future__ import annotations
 import math
 from datetime import datetime, timedelta, tzinfo
 from datetime import timezone as _timezone
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 from msgspec import Struct
 
 from .clock import to_seconds
-from .errors import ConfigurationError, shown
+from .errors import ConfigurationError, RuleError, shown
 
 SHORTEST_INTERVAL = 0.1
 """Seconds; a shorter rule would spend more on bookkeeping than on work."""
+
+_NO_ZONE = (ZoneInfoNotFoundError, ValueError, OSError, TypeError, AttributeError)
+"""What ``ZoneInfo`` raises for what is no zone, or for one that this system does not have."""
 
 
 class Every(Struct, frozen=True, tag="every"):
@@ -25,7 +28,9 @@ class Every(Struct, frozen=True, tag="every"):
     seconds: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.seconds < math.inf:  # read back from a store that somebody else wrote to
+        if (
+            not SHORTEST_INTERVAL <= self.seconds < math.inf
+        ):  # read back from a store that somebody else wrote to
             raise ValueError(f"an interval of {self.seconds!r} s is none")
 
     def next_after(self, moment: float) -> float:
@@ -56,14 +61,24 @@ class Cron(Struct, frozen=True, tag="cron"):
     timezone: str = "UTC"
 
     def next_after(self, moment: float) -> float:
-        """The first occurrence later than ``moment`` (epoch seconds)."""
-        # Whole seconds: a moment just before an occurrence must not be rounded up to it.
-        start = datetime.fromtimestamp(math.floor(moment), _zone(self.timezone))
-        for occurrence in CronSim(self.line, start):
-            due = float(occurrence.timestamp())
-            if due > moment:
-                return due
-        raise ConfigurationError(f"cron line {shown(self.line)} never occurs", key="cron")
+        """The first occurrence later than ``moment`` (epoch seconds).
+
+        :raises RuleError: it never occurs, is no cron line, or this system does not know the time zone.
+        """
+        try:
+            zone = _zone(self.timezone)
+        except _NO_ZONE as error:
+            raise RuleError(f"no time zone is named {shown(self.timezone)} on this system") from error
+        try:
+            # Whole seconds: a moment just before an occurrence must not be rounded up to it.
+            start = datetime.fromtimestamp(math.floor(moment), zone)
+            for occurrence in CronSim(self.line, start):
+                due = float(occurrence.timestamp())
+                if due > moment:
+                    return due
+        except (CronSimError, ValueError, OverflowError) as error:
+            raise RuleError(f"cron line {shown(self.line)}: {error}") from error
+        raise RuleError(f"cron line {shown(self.line)} never occurs")
 
     def __str__(self) -> str:
         return f"cron {self.line} ({self.timezone})"
@@ -98,12 +113,15 @@ def make_rule(
     rule = Cron(cron, "UTC" if timezone is None else timezone)
     try:
         _zone(rule.timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"no time zone is named {shown(timezone)}", key="timezone") from error
+    except _NO_ZONE as error:
+        why = f"no time zone is named {shown(timezone)}"
+        if not available_timezones():
+            why += ": this system knows none; install the package tzdata (pip install tzdata)"
+        raise ConfigurationError(why, key="timezone") from error
     try:
         rule.next_after(0.0)
-    except (CronSimError, ValueError) as error:
-        raise ConfigurationError(f"cron line {shown(cron)}: {error}", key="cron") from error
+    except RuleError as error:
+        raise ConfigurationError(str(error), key="cron") from error
     return rule
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from .errors import RuleError
 from .job import Failure
 from .schedule import Cron, Every
 
@@ -78,7 +79,10 @@ def encode_rule(rule: Every | Cron) -> str:
 def decode_rule(text: str) -> Every | Cron:
     """The rule that :func:`encode_rule` wrote.
 
-    :raises msgspec.DecodeError: for anything else.
+    :raises RuleError: for anything else.
     """
-    rule: Every | Cron = _rules.decode(text)
+    try:
+        rule: Every | Cron = _rules.decode(text)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise RuleError(f"it cannot be read: {error}") from error
     return rule

@@ -6,10 +6,10 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from difflib import get_close_matches
-from functools import update_wrapper
+from functools import cached_property, update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
@@ -71,7 +71,8 @@ class Call(Generic[P, R]):
         :raises ArgumentError: an argument cannot be stored unchanged; names it.
         :raises PayloadTooLargeError: they take more than ``DELAYQ_MAX_PAYLOAD`` bytes.
         :raises JobConflictError: the id given belongs to another call.
-        :raises QueueFullError: the queue holds ``DELAYQ_MAX_PENDING`` jobs.
+        :raises QueueFullError: the queue holds ``DELAYQ_MAX_PENDING`` jobs, or the store
+            ``DELAYQ_MAX_PENDING_TOTAL``.
         :raises BackendUnavailableError: nothing was stored.
         :raises EnqueueUncertainError: it may be stored; repeating with the id is safe.
         """
@@ -162,6 +163,16 @@ class Task(Call[P, R]):
             self._arguments = Arguments(self.function, self.name)
         return self._arguments
 
+    @cached_property
+    def parameters(self) -> str:
+        """Its parameters with their annotations as written: ``"to: str, *rest: int"``. Two versions of a
+        task whose texts differ read different arguments."""
+        try:
+            parameters = inspect.signature(self.function).parameters.values()
+        except (TypeError, ValueError):  # some builtins have none
+            return ""
+        return ", ".join(str(parameter.replace(default=parameter.empty)) for parameter in parameters)
+
     def required_parameters(self) -> list[str]:
         """The names of the parameters that a call must give."""
         kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -216,6 +227,11 @@ class TaskRegistry:
         if task is None:
             raise TaskNotFoundError(name, get_close_matches(name, self._tasks, 3))
         return task
+
+    @property
+    def names(self) -> Collection[str]:
+        """All names and aliases; a view that grows with the registry."""
+        return self._tasks.keys()
 
     def __iter__(self) -> Iterator[Task[..., Any]]:
         return iter(sorted(set(self._tasks.values()), key=lambda task: task.name))

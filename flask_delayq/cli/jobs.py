@@ -88,7 +88,7 @@ def jobs(
 def show(job_id: str, as_json: bool) -> None:
     """Everything about one job; secrets in its arguments are hidden."""
     state = app_state()
-    found = presenting.job_page(extension().get(job_id).record, state.clock.now(), state.settings.redact)
+    found = presenting.job_page(state, extension().get(job_id).record)
     if as_json:
         say_json({"job": found})
         return

@@ -4,7 +4,6 @@ Knows no job and no store."""
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import click
 
 from ..clock import Clock
 from ..presenting import duration, seconds_of
+from ..texts import visible
 
 
 def safe(text: object, *, lines: bool = False) -> str:
@@ -20,15 +20,7 @@ def safe(text: object, *, lines: bool = False) -> str:
 
     :param lines: leave line breaks as they are.
     """
-    return "".join(
-        char
-        if (lines and char == "\n") or unicodedata.category(char) not in _UNSAFE
-        else char.encode("unicode_escape").decode("ascii")
-        for char in str(text)
-    )
-
-
-_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+    return visible(str(text), lines=lines)
 
 
 def say(text: str = "") -> None:

@@ -12,9 +12,12 @@ import click
 from flask import current_app
 
 from .. import launch, presenting
-from ..errors import ConfigurationError
+from ..backends.base import Inspectable, Schedulable
+from ..errors import BackendError, ConfigurationError, RuleError
 from ..mounts import fleeting
 from ..presenting import View, duration
+from ..runtime.peers import living
+from ..serializer import decode_rule
 from .group import app_state, delayq_commands
 from .output import relative, say, say_json, say_table
 
@@ -141,8 +144,44 @@ def check(ctx: click.Context) -> None:
     say(f"tasks: {len(state.registry)}{'' if not wrong else f', {len(wrong)} of them cannot be used'}")
     for problem in wrong:
         say(f"  {problem}")
+    unusable = _unusable_schedules(state) if health.ok else []
+    for problem in unusable:
+        say(problem)
+    _say_sharing(state)
+    books = state.backend.audit() if health.ok and isinstance(state.backend, Inspectable) else []
+    if books:
+        say(f"jobs: {len(books)} things do not add up in the store")
+    for problem in books:
+        say(f"  {problem}")
     say(f"launch: {launch.describe()}")
-    ctx.exit(0 if health.ok and not wrong else 1)
+    ctx.exit(0 if health.ok and not wrong and not unusable and not books else 1)
+
+
+def _say_sharing(state: AppState) -> None:
+    """Who else runs jobs of this store, and what waits that nobody can run."""
+    try:
+        records = state.backend.processes()
+        known = state.registry.names
+        strange = state.client.inspect.waiting_tasks(besides=known)
+    except BackendError:
+        return  # that was said already
+    peers = living(records)
+    for peer in peers:
+        if peer.tasks is not None and set(peer.tasks) != set(known):
+            queues = "all queues" if peer.queues is None else f"queues {', '.join(peer.queues)}"
+            say(f"shared with: {peer}, {len(peer.tasks)} tasks, {queues}")
+            for kind, names in (
+                ("only there", set(peer.tasks) - set(known)),
+                ("only here", set(known) - set(peer.tasks)),
+            ):
+                if names:
+                    say(f"  {kind}: {', '.join(sorted(names)[:10])}{', ...' if len(names) > 10 else ''}")
+    for task in strange:
+        knowing = [peer for peer in peers if peer.may_know(task.name)]
+        say(
+            f"unknown here: task {task.name}, {task.waiting} jobs wait; "
+            + (f"left to {knowing[0]}" if knowing else "no process knows this task")
+        )
 
 
 def _survival(state: AppState) -> str:
@@ -159,6 +198,17 @@ def _survival(state: AppState) -> str:
         return f"the file is {where} and {why}; mount a volume there, or change DELAYQ_URL"
     hint = " (in a container, mount a volume there)" if inside else ""
     return f"the file is {where}: it survives a deploy if that folder does{hint}"
+
+
+def _unusable_schedules(state: AppState) -> list[str]:
+    """The schedules that enqueue nothing here, because their rule cannot be used."""
+    found = []
+    for schedule in state.backend.schedules() if isinstance(state.backend, Schedulable) else ():
+        try:
+            decode_rule(schedule.rule).next_after(state.clock.now())
+        except RuleError as error:
+            found.append(f"schedule {schedule.name}: {error}")
+    return found
 
 
 def _wrong_tasks(state: AppState) -> list[str]:

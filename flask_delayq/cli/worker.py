@@ -57,7 +57,6 @@ def worker(ctx: click.Context, queues: str | None, workers: int | None, max_jobs
         changes["workers"] = workers
     settings = structs.replace(state.settings, **changes)
     with Wish.heard() as wish, _counted(state, max_jobs, wish):
-        state.start(role="worker", settings=settings)
         _log.info(
             "worker %d runs jobs of %s with %d threads (%s)",
             os.getpid(),
@@ -65,6 +64,7 @@ def worker(ctx: click.Context, queues: str | None, workers: int | None, max_jobs
             settings.workers,
             state.backend.url,
         )
+        state.start(role="worker", settings=settings)
         reason = wish.await_stop()
         timeout = DRAIN_WORKER if settings.drain_timeout is None else settings.drain_timeout
         _log.info("worker %d stops after %s; jobs get %g s to end", os.getpid(), reason, timeout)
@@ -143,15 +143,14 @@ def _drain(state: AppState, wish: Wish, timeout: float) -> bool:
 
 def _is_idle(state: AppState) -> bool:
     supervisor = state.supervisor
-    return supervisor is None or not len(supervisor.claims)
+    return supervisor is None or supervisor.is_idle
 
 
 def _begin_no_more(state: AppState) -> None:
     """Claim nothing, and give back what has not begun."""
     supervisor = state.supervisor
     if supervisor is not None:
-        supervisor.dispatcher.open = False
-        supervisor.dispatcher.release(supervisor.claims.withdraw(float("inf")))
+        supervisor.begin_no_more()
 
 
 @contextmanager

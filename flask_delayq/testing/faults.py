@@ -12,15 +12,18 @@ from typing import Any
 from ..backends.base import Backend, Inspectable, Schedulable
 from ..errors import BackendUnavailableError
 
+SURE = frozenset({"mark_begun", "unmark_begun", "let_go"})
+"""Verbs without a transaction."""
+
 
 class Fault:
     """One fault: what happens where, and at which call.
 
-    :param verb: a verb of the backend, or ``"*"`` for any.
+    :param verb: a verb of the backend, or ``"*"`` for any but those that cannot fail (:data:`SURE`).
     :param nth: at which call of it, from 1; counted over all threads.
     :param when: ``"before"`` the call or ``"after"`` it (its effect is then in the store). Between a
         task's return and its record lies ``record``, ``"before"``.
-    :param action: ``"kill"``: SIGKILL to this process; ``"fail"``: raise
+    :param action: ``"kill"``: end this process as SIGKILL does; ``"fail"``: raise
         :class:`BackendUnavailableError`; or a callable.
     """
 
@@ -57,13 +60,14 @@ class FaultyBackend(Backend, Inspectable, Schedulable):
 
     def _call(self, verb: str, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
-            self.total += 1
+            self.total += verb not in SURE
             nth = self.calls[verb] = self.calls.get(verb, 0) + 1
             total = self.total
         struck = [
             fault
             for fault in self.faults
-            if (fault.verb == verb and fault.nth == nth) or (fault.verb == "*" and fault.nth == total)
+            if (fault.verb == verb and fault.nth == nth)
+            or (fault.verb == "*" and fault.nth == total and verb not in SURE)
         ]
         for fault in struck:
             if fault.when == "before":
@@ -79,6 +83,10 @@ class FaultyBackend(Backend, Inspectable, Schedulable):
     def close(self) -> None:
         """Closing has no fault: no caller could do anything about it."""
         self.inner.close()
+
+    def end_claims(self, owner: str) -> None:
+        """A word in this process alone, which cannot fail."""
+        self.inner.end_claims(owner)
 
     @property
     def url(self) -> str:
@@ -96,7 +104,9 @@ def install(delayq: Any, *faults: Fault) -> FaultyBackend:
 
 
 def _kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    if hasattr(signal, "SIGKILL"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGTERM)  # which on Windows nothing can catch
 
 
 def _fail() -> None:
@@ -116,6 +126,6 @@ def _route(verb: str) -> Callable[..., Any]:
 
 for _contract in (Backend, Inspectable, Schedulable):
     for _verb, _member in vars(_contract).items():
-        if callable(_member) and not _verb.startswith("_") and _verb != "close":
+        if callable(_member) and not _verb.startswith("_") and _verb not in ("close", "end_claims"):
             setattr(FaultyBackend, _verb, _route(_verb))
 FaultyBackend.__abstractmethods__ = frozenset()
