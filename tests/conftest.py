@@ -6,12 +6,14 @@ Must not know any feature of the package: fixtures for those live beside their t
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Generator
 from typing import TypeVar
 
 import pytest
 
+import pace
 from flask_delayq import mounts
 from leaks import LeakWatch
 
@@ -20,12 +22,26 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 passed = pytest.StashKey[bool]()
 
 
+def pytest_configure() -> None:
+    # A shell starts what it puts into the background with the signal of Ctrl-C ignored, and programs
+    # inherit that: here they shall be as they are in a terminal.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def lasting_files() -> Generator[None, None, None]:
     """Tests say the same inside a container, whose files the package would call fleeting."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mounts, "TABLE", os.devnull)
         patch.setattr(mounts, "MARKS", ())
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def pace_of_the_machine(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
+    """Seconds are those of a quiet machine, in `wait_until` and wherever `quiet_seconds` is asked."""
+    with pace.measured(tmp_path_factory.mktemp("pace")):
         yield
 
 

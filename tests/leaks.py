@@ -15,6 +15,8 @@ from collections import Counter
 
 import flask.globals
 
+from pace import quiet_seconds
+
 GRACE = 2.0
 """Seconds a thread or descriptor may take to go away after its test."""
 
@@ -31,8 +33,8 @@ class LeakWatch:
 
     def findings(self) -> list[str]:
         contexts = pop_contexts()
-        deadline = time.monotonic() + GRACE
-        while (lines := self._still_open()) and time.monotonic() < deadline:
+        began = time.monotonic()
+        while (lines := self._still_open()) and quiet_seconds(began) < GRACE:
             gc.collect()
             time.sleep(0.005)
         return contexts + lines

@@ -5,6 +5,7 @@ Threads are started by nobody; a test calls turns and runs items itself.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -30,6 +31,9 @@ class Parts:
         self.settings = Settings(url="memory://", **settings)
         self.backend: Any = backend or open_backend("memory://", clock=self.clock)
         self.registry = TaskRegistry()
+        self.executor = Executor(
+            self.registry, self.backend, self.settings, self.clock, nullcontext, self
+        )
         self.claims = HeldClaims()
         self.items: list[Held] = []
         self.woken = 0
@@ -54,12 +58,10 @@ class Parts:
             self.pool,
             self.recorder,
             self._wake,
+            self.executor.strangers,
         )
         self.dispatcher.open = True
         self.client = Client(self.backend, self.registry, self.settings, self.clock, self)
-        self.executor = Executor(
-            self.registry, self.backend, self.settings, self.clock, nullcontext, self
-        )
 
     def _wake(self) -> None:
         self.woken += 1
@@ -80,10 +82,11 @@ class Parts:
         ran: list[str] = []
         while self.items:
             held = self.items.pop(0)
-            if self.claims.begin(held):
+            run = self.executor.start(held.claim)
+            if self.claims.begin(held, run, threading.get_ident()):
                 ran.append(held.claim.id)
-                run = self.executor.start(held.claim)
                 self.recorder.add(self.executor.execute(run, held.values))
+                del self.claims.working[threading.get_ident()]
                 self.pool.finished(0.001)
         self.recorder.turn(self.clock.now())
         return ran

@@ -6,10 +6,14 @@ It must not know which programs; `waiting.py` has the bounded waiting that goes 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import random
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -29,12 +33,42 @@ START_TIMEOUT = 20.0
 STOP_TIMEOUT = 10.0
 """Seconds a program may take to end when asked, before it is killed."""
 
+ANSWER_TIMEOUT = 60.0
+"""Seconds for an answer to a request: so long only if there will be none."""
 
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+PORTS = (10_000, 32_000)
+"""Below the ports that Linux gives to outgoing connections."""
+
+
+@functools.cache
+def find_uwsgi() -> str | None:
+    """A uWSGI with this Python in it; Debian's has none until a plugin is loaded, and then its own."""
+    places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    found = shutil.which("uwsgi", path=places)
+    if found is None:
+        return None
+    asked = subprocess.run([found, "--python-version"], capture_output=True, text=True)
+    ours = ".".join(map(str, sys.version_info[:3]))
+    return found if asked.returncode == 0 and asked.stdout.strip().startswith(ours) else None
+
+
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port that nobody uses, and that no other test run on this machine is given meanwhile.
+
+    It is none of those from which the system takes ports by itself: between a look whether such a one is
+    free and the start of the server, anybody's connection may get it.
+    """
+    with socket.socket(socket.AF_UNIX) as sign:
+        while True:
+            port = random.randrange(*PORTS)
+            with contextlib.suppress(OSError), socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((HOST, port))
+                if sys.platform == "linux":  # a name that is in no folder; one socket alone can have it
+                    sign.bind(f"\0port {port} of the tests of flask_delayq")
+                break
+        yield port
 
 
 def is_listening(port: int) -> bool:
@@ -43,7 +77,9 @@ def is_listening(port: int) -> bool:
         return client.connect_ex((HOST, port)) == 0
 
 
-def fetch(url: str, *, method: str = "GET", body: bytes | None = None, timeout: float = 10) -> str:
+def fetch(
+    url: str, *, method: str = "GET", body: bytes | None = None, timeout: float = ANSWER_TIMEOUT
+) -> str:
     """The text of a good answer; urllib's errors for any other."""
     request = urllib.request.Request(url, data=body, method=method)
     with urllib.request.urlopen(request, timeout=timeout) as response:
@@ -102,8 +138,12 @@ class Program:
         return time.time()
 
     def wait(self, timeout: float = STOP_TIMEOUT) -> int:
-        """Wait for the first process to end by itself; its exit status."""
-        return self._process.wait(timeout)
+        """Wait for the first process to end by itself; its exit status.
+
+        :raises AssertionError: it did not, in `timeout` seconds.
+        """
+        wait_until(self.has_ended, timeout, f"process {self.pid} has ended")
+        return self._process.wait()
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the first process only."""
@@ -112,11 +152,11 @@ class Program:
     def terminate(self, number: signal.Signals = signal.SIGTERM, timeout: float = STOP_TIMEOUT) -> int:
         """Ask the first process to end; its exit status.
 
-        :raises subprocess.TimeoutExpired: it did not, in `timeout` seconds.
+        :raises AssertionError: it did not, in `timeout` seconds.
         """
         if not self.has_ended():
             self._process.send_signal(number)
-        return self._process.wait(timeout)
+        return self.wait(timeout)
 
     def kill(self) -> None:
         """End the whole group at once, as a crash of the machine would."""
@@ -178,11 +218,12 @@ def server(
 
     It is told its port by ``"{port}"`` in the command and by the variable ``PORT``.
     """
-    port = free_port()
-    filled = [str(part).replace("{port}", str(port)) for part in command]
-    with program(filled, folder=folder, env={"PORT": str(port), **(env or {})}, port=port) as running:
-        running.wait_until_listening()
-        yield running
+    with reserved_port() as port:
+        filled = [str(part).replace("{port}", str(port)) for part in command]
+        environment = {"PORT": str(port), **(env or {})}
+        with program(filled, folder=folder, env=environment, port=port) as running:
+            running.wait_until_listening()
+            yield running
 
 
 def _steers(key: str) -> bool:

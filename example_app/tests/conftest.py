@@ -12,6 +12,15 @@ import pytest
 from example_app.tests.receiver import Receiver, receiving
 from example_app.tests.service import Service, serving
 from leaks import LeakWatch
+from pace import measured
+from servers import reserved_port
+
+
+@pytest.fixture(autouse=True, scope="session")
+def pace_of_the_machine(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
+    """Seconds are those of a quiet machine, in `wait_until` and wherever `quiet_seconds` is asked."""
+    with measured(tmp_path_factory.mktemp("pace")):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +36,13 @@ def leak_detector() -> Generator[None, None, None]:
 def receiver() -> Iterator[Receiver]:
     with receiving() as receiver:
         yield receiver
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port for a receiver that is not there all the time."""
+    with reserved_port() as port:
+        yield port
 
 
 @pytest.fixture

@@ -127,7 +127,8 @@ class Account:
             faults.append("completed, but did not run to its end")
         if ack is not None and row.state == COMPLETED and row.attempt != ack.failures + 1:
             faults.append(f"took {row.attempt} attempts instead of {ack.failures + 1}")
-        if len(runs) > row.attempt + row.rescues:
+        # A retry clears the count of rescues, so it tells all of them in a first attempt only.
+        if row.attempt <= 1 and len(runs) > row.attempt + row.rescues:
             faults.append(f"ran {len(runs)} times: {row.attempt} attempts, {row.rescues} rescues")
         if row.state == COMPLETED and {run.attempt for run in runs} != set(range(1, row.attempt + 1)):
             faults.append(f"attempts {[run.attempt for run in runs]} ran, {row.attempt} are stored")

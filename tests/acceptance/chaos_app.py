@@ -45,7 +45,8 @@ def create_app(spec: dict[str, Any] | None = None) -> Flask:
     """The app, as the test describes it (for commands by the variable ``CHAOS``).
 
     ``name`` and ``notes`` (a folder) say where to note; ``config`` is the app's; ``beat`` adds a
-    periodic task of so many seconds; ``fault`` is a fault point where this process kills itself.
+    periodic task of so many seconds; ``fault`` is a fault point where this process kills itself;
+    ``takes``: each claim that a worker takes in hand is noted, right before it is marked as begun.
     """
     spec = spec or json.loads(os.environ["CHAOS"])
     app = Flask("chaos", instance_path=spec["notes"])
@@ -54,10 +55,23 @@ def create_app(spec: dict[str, Any] | None = None) -> Flask:
     notes = Notes(spec["notes"], spec["name"])
     app.extensions["chaos"] = (delayq, notes)
     register(delayq, notes, spec.get("beat"))
+    if spec.get("takes"):
+        note_what_is_taken(delayq, notes)
     if spec.get("fault"):
         when, verb, nth = spec["fault"].split(":")
         install(delayq, Fault(verb, int(nth), when=when, action=lambda: die(notes, "kill")))
     return app
+
+
+def note_what_is_taken(delayq: DelayQ, notes: Notes) -> None:
+    backend: Any = delayq.state.backend
+    mark_begun = backend.mark_begun
+
+    def noted(claim: Any) -> None:
+        notes.add("takes", claim.id, claim.claim_no)
+        mark_begun(claim)
+
+    backend.mark_begun = noted
 
 
 def register(delayq: DelayQ, notes: Notes, beat: float | None) -> None:
@@ -96,6 +110,12 @@ def register(delayq: DelayQ, notes: Notes, beat: float | None) -> None:
         begin()
         die(notes, how)
 
+    @delayq.task(name="once", on_crash="fail")
+    def once(seconds: float = 0.0) -> None:
+        begin()
+        time.sleep(seconds)
+        end()
+
     delayq.task(name="crash")(crash)
     delayq.task(name="crash_once", on_crash="fail")(crash)
 
@@ -123,13 +143,20 @@ def die(notes: Notes, how: str) -> None:
 
 
 def live(spec: dict[str, Any]) -> None:
-    """Run jobs (``run``) and produce some (``produce``: threads, each, pause, plain) until SIGTERM,
-    which is blocked already, in this thread and thus in all that it starts."""
+    """Run jobs (``run``; ``drain``: once what is due, in one thread) and produce some (``produce``:
+    threads, each, pause, plain) until SIGTERM, which is blocked already, in this thread and thus in all
+    that it starts; ``unguarded``: it is not, and ends the process at once, as it does with
+    ``flask run``."""
+    if spec.get("unguarded"):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     app = create_app(spec)
     delayq, notes = app.extensions["chaos"]
     try:
         if spec.get("run"):
             delayq.start()
+        if spec.get("drain"):
+            threading.Thread(target=delayq.drain, daemon=True).start()
         stop = threading.Event()
         producers = Producers(delayq, notes, spec["produce"], stop) if spec.get("produce") else None
         notes.add("lives")

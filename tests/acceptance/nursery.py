@@ -41,10 +41,10 @@ class Nursery:
         self.names.append(name)
         return name
 
-    def kill(self, name: str) -> None:
-        """SIGKILL; returns once it is gone."""
-        answer = self._ask(do="kill", name=name)
-        if answer["status"] == -signal.SIGKILL:
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it by a signal that it does not handle; returns once it is gone."""
+        answer = self._ask(do="kill", name=name, number=int(number))
+        if answer["status"] == -number:
             self.deaths.setdefault(name, answer["at"])
 
     def send(self, name: str, number: signal.Signals) -> None:
@@ -141,7 +141,7 @@ class Children:
             os.kill(self._pids[name], question["number"])
         elif status is None and question["do"] == "kill":
             at = time.monotonic()
-            os.kill(self._pids[name], signal.SIGKILL)
+            os.kill(self._pids[name], question["number"])
             status = self._reap(name, 0)
         return {"status": status, "at": at, "pid": self._pids[name]}
 

@@ -18,7 +18,10 @@ from pathlib import Path
 
 from flask import Flask, current_app, request
 
-from flask_delayq import DelayQ, current_job
+from flask_delayq import DelayQ, current_job, mounts
+
+# The tests say the same inside a container, whose files the package warns of.
+mounts.TABLE, mounts.MARKS = os.devnull, ()
 
 FOLDER = "PRODUCT_FOLDER"
 """The variable that names the folder of the store and the notes."""
@@ -90,12 +93,41 @@ def add_tasks(delayq: DelayQ) -> None:
 
 
 def begin() -> None:
+    """Note it, and the processes in which an earlier run of the job might still go on."""
     job = current_job
+    if job.claim.claim_no > 1:
+        for pid in open_runs(job.id):
+            if lives(pid):
+                note("beside", job.id, pid)
     note("begin", job.id, job.claim.claim_no, job.attempt, job.rescues)
 
 
 def end() -> None:
     note("end", current_job.id, current_job.claim.claim_no)
+
+
+def open_runs(job_id: str) -> set[int]:
+    """The processes that began the job and have not noted an end of it."""
+    lines = [line.split("\t") for line in Path(os.environ[FOLDER], "notes").read_text().splitlines()]
+    of_job = [line for line in lines if line[0] in ("begin", "end") and line[4] == job_id]
+    ended = {line[1] for line in of_job if line[0] == "end"}
+    return {int(line[1]) for line in of_job if line[1] not in ended}
+
+
+EXITING = 0x4
+"""The flag of a thread that the kernel is ending: it runs no code of its program any more."""
+
+
+def lives(pid: int) -> bool:
+    """Whether any thread of a process may still run code."""
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            state, *facts = thread.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state not in "ZX" and not int(facts[5]) & EXITING:
+            return True
+    return False
 
 
 def add_views(app: Flask) -> None:

@@ -15,7 +15,7 @@ import pytest
 from acceptance.product import Case, Site, enqueue, side_by_side, words
 from servers import APPS, Program, program, server
 
-pytestmark = pytest.mark.timeout(300)  # the first test of the module waits for all its cases
+pytestmark = pytest.mark.timeout(900)  # the first test of the module waits for all its cases
 
 AT_ONCE = 3
 

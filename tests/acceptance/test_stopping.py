@@ -6,6 +6,7 @@ It must not know how a runtime stops. Cases with programs run side by side, each
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,10 +22,11 @@ from acceptance.product import APP, Case, Site, enqueue, is_gone, side_by_side, 
 from flask_delayq import DelayQ
 from flask_delayq.testing.faults import Fault, install
 from kit import make_app
+from pace import quiet_seconds
 from servers import APPS, Program, program, server
 from waiting import wait_until
 
-pytestmark = pytest.mark.timeout(300)  # the first test of the module waits for all its cases
+pytestmark = pytest.mark.timeout(900)  # the first test of the module waits for all its cases
 
 AT_ONCE = 4
 
@@ -32,7 +34,12 @@ DRAIN = 1.5
 """Seconds that running jobs get in these cases."""
 
 SLACK = 2.0
-"""Seconds that a stop may take beyond the drain, and another process to take over."""
+"""Seconds of a quiet machine that a stop may take beyond the drain, and another process to take over."""
+
+REFUSES_EARLY = (3, 12) <= sys.version_info < (3, 12, 3)
+"""Whether no thread may begin once the main thread has ended: a job that needs one runs again then."""
+
+CUT_OFF = "was cut off by the end of its process and runs again elsewhere"
 
 WORKER = "-m flask delayq worker"
 FLASK_RUN = "-m flask run --port {port}"
@@ -79,7 +86,7 @@ def stops(command: str, number: signal.Signals, *, status: int, orderly: bool = 
             later = []
             while not is_gone(first.pid):
                 later += site.leave("quick")
-                assert time.monotonic() < asked + DRAIN + SLACK + 5, "it does not end"
+                assert quiet_seconds(asked + DRAIN) < SLACK + 5, "it does not end"
                 threading.Event().wait(0.05)  # the load: some jobs at any moment of the stop
             gone = time.monotonic()
             again = site.begun(long, times=2)
@@ -87,14 +94,15 @@ def stops(command: str, number: signal.Signals, *, status: int, orderly: bool = 
                 (folder / gate).touch()
             assert running.wait() == status, running.output()
             site.ran([long, short, *later])
-            site.check_runs([long, short, *later], gone={first.pid: gone})
-        assert gone - asked <= (DRAIN if orderly else 0) + SLACK
-        assert again.began - gone <= SLACK
+            site.check_runs([long, short, *later])
+        drain = DRAIN if orderly else 0.0
+        assert quiet_seconds(asked + drain, gone) <= SLACK
+        assert quiet_seconds(gone, again.began) <= SLACK
         assert again.pid == other.pid
         runs, rows = site.runs(), site.rows()
-        # A server passes the signal on to its worker in its own time.
+        # The long job kept it for the whole drain, so that had begun by then: nothing else begins.
         assert [
-            job for job in later if runs[job][0].pid == first.pid and runs[job][0].began > asked + 0.5
+            job for job in later if runs[job][0].pid == first.pid and runs[job][0].began > gone - drain
         ] == []
         assert (len(runs[short]), rows[short].rescues, rows[long].rescues) == (
             (1, 0, 0) if orderly else (2, 1, 1)
@@ -110,14 +118,14 @@ def repaired_at_the_next_start(folder: Path) -> None:
     command = words(FLASK_RUN)
     with server(command, folder=folder, env=site.env) as running:
         (job,) = enqueue(running, "hold", "gate")
-        first = site.begun(job)
+        site.begun(job)
         assert running.terminate(SIGTERM) == -SIGTERM
     with server(command, folder=folder, env=site.env) as running:
         ready = time.monotonic()
         again = site.begun(job, times=2)
         (folder / "gate").touch()
-        site.check_runs([job], gone={first.pid: 0.0})
-    assert again.began - ready <= SLACK
+        site.check_runs([job])
+    assert quiet_seconds(ready, again.began) <= SLACK
     assert site.rows()[job].rescues == 1
 
 
@@ -131,10 +139,18 @@ def a_second_signal_is_in_a_hurry(folder: Path) -> None:
         running.send(SIGTERM)
         asked = time.monotonic()
         assert running.wait(10) == 1
-        assert time.monotonic() - asked <= 1.0 + SLACK
+        assert quiet_seconds(asked + 1.0) <= SLACK
         assert "unfinished jobs will run again elsewhere" in running.output()
     row = site.rows()[job]
     assert (row.attempt, row.rescues, row.interrupted) == (0, 0, True)
+
+
+GENERATIONS = 4
+"""Processes that must have run jobs, of those that hang-ups start and end."""
+
+
+def pids(site: Site) -> set[int]:
+    return {run.pid for ran in site.runs().values() for run in ran}
 
 
 def hang_ups(seconds: float) -> Case:
@@ -156,9 +172,12 @@ def hang_ups(seconds: float) -> Case:
             with ThreadPoolExecutor(2) as pool:
                 producing = [pool.submit(produce, running) for _ in range(2)]
                 until = time.monotonic() + seconds
-                while time.monotonic() < until:
+                while time.monotonic() < until or len(pids(site)) < GENERATIONS:
+                    before = pids(site)
                     running.send(SIGHUP)
                     threading.Event().wait(1.0)  # the load itself: one hang-up a second
+                    # On a busy machine fewer: processes that never get to run jobs show nothing.
+                    wait_until(lambda old=before: pids(site) - old, 20, "new processes run jobs")
                 over.set()
                 for future in producing:
                     future.result()
@@ -167,7 +186,6 @@ def hang_ups(seconds: float) -> Case:
             assert "Traceback" not in running.output()
         runs = site.runs()
         assert [job for job in stored if len(runs[job]) != 1] == []
-        assert len({run.pid for ran in runs.values() for run in ran}) >= min(seconds, 4)
         site.check_runs(stored)
         site.check_beats()
 
@@ -182,18 +200,21 @@ def exits(times: int) -> Case:
         command = words(f"{APPS / 'exits.py'} {times}")
         with program(command, folder=folder, env=site.env) as running:
             assert running.wait(20 + times) == 0, running.output()
-            assert running.output() == ""
+            told = running.output().splitlines()
+            # Without logging set up, the bare lines of warnings and errors.
+            assert [line for line in told if not (REFUSES_EARLY and CUT_OFF in line)] == []
         reaped = site.notes("reaped")
         assert [event.words[1] for event in reaped] == ["0"] * times
         for end in site.notes("exits"):  # a pid may come back
             gone = [e.at for e in reaped if int(e.words[0]) == end.pid and e.at > end.at]
-            assert min(gone) - end.at <= 5 + SLACK
+            assert quiet_seconds(end.at + 5, min(gone)) <= SLACK
         stored = [event.words[0] for event in site.notes("ack")]
         with program(words(WORKER), folder=folder, env=site.env):
             site.completed(stored, 20 + len(stored) / 100)
         site.check_runs(stored)
-        assert [job for job, runs in site.runs().items() if len(runs) != 1] == []
         assert {row.rescues for row in site.rows().values()} == {0}
+        if not REFUSES_EARLY:
+            assert [job for job, runs in site.runs().items() if len(runs) != 1] == []
 
     return case
 
@@ -301,7 +322,8 @@ def test_what_still_runs_at_the_deadline_is_run_by_nobody_else(
     waiting = [one.noted.enqueue(str(n)) for n in range(5)]
     asked = time.monotonic()
     assert one.delayq.stop(0.3) is False
-    assert 0.3 <= time.monotonic() - asked <= 0.3 + SLACK
+    assert time.monotonic() >= asked + 0.3
+    assert quiet_seconds(asked + 0.3) <= SLACK
     assert [state_of(one.delayq, job.id) for job in waiting] == ["ready"] * 5
     other.delayq.start()
     assert all(delayed.wait(10) for delayed in [other.delayq.get(job.id) for job in waiting])
@@ -376,11 +398,11 @@ def test_a_stop_while_the_store_is_locked_ends_in_time(
     try:
         asked = time.monotonic()
         one.delayq.stop(0.5)
-        took = time.monotonic() - asked
+        overdue = quiet_seconds(asked + 0.5)
     finally:
         lock.execute("ROLLBACK")
         lock.close()
-    assert took <= 0.5 + SLACK
+    assert overdue <= SLACK
     one.gate.set()
     other.delayq.start()
     assert other.delayq.get(job.id).wait(10)

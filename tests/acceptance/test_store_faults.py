@@ -33,9 +33,6 @@ JOBS = 25
 
 LEASE = 3.0
 
-making = threading.Lock()
-"""Routes of two apps must not be compiled at once: CPython 3.11 cannot (its issue 106905)."""
-
 
 class Ordeal:
     """A process's life with one failed call in it.
@@ -51,8 +48,7 @@ class Ordeal:
         self.runs: Counter[tuple[str, int]] = Counter()
         self.accepted: dict[str, int] = {}
         url = url_of(folder, point)
-        with making:
-            self.app, self.delayq = make_app(url=url, lease=LEASE, workers=2, retention_count=None)
+        self.app, self.delayq = make_app(url=url, lease=LEASE, workers=2, retention_count=None)
         self._register(self.delayq)
         self.faulty = install(self.delayq, fault)
         if fault.when == "after":  # a doorbell is an object of this process, not an answer of a store

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +22,15 @@ from acceptance.conftest import Figure
 from acceptance.nursery import Nursery
 from acceptance.stores import config, opened, producing
 from flask_delayq import DelayQ
+from pace import quiet_seconds
 from servers import APPS, ROOT, program
 from waiting import wait_until
 
 SAFETY = 1.0
 """Seconds between two looks of an idle process that nobody rang for."""
 
-MARGIN = 0.5
-"""What the noise of a busy machine may add to a second."""
-
-ROUNDS = 3
-"""A delay of the product is there in every round; one of the machine is not."""
-
-
-def best_of(rounds: int, measure: Callable[[], list[float]], limit: float) -> list[float]:
-    """Sorted figures of the first round whose 99th percentile is below the limit, or of the last."""
-    for _ in range(rounds):
-        found = sorted(measure())
-        if percentile(found, 99) < limit:
-            break
-    return found
+AT_ONCE = 0.25
+"""Seconds of a quiet machine: far from a second, which it takes where nobody rings or hears."""
 
 
 def percentile(found: list[float], percent: int) -> float:
@@ -82,19 +71,21 @@ class Idle:
         return found
 
     def delay_of_one(self, delayq: DelayQ) -> float:
-        """Seconds from the return of an enqueue to the beginning of the run; 0 if that was sooner."""
+        """Seconds of a quiet machine from the return of an enqueue to the beginning of the run; 0 if
+        that was sooner."""
         job = delayq.tasks.get("work").enqueue()
         returned = time.monotonic()
-        return max(0.0, self.run_of(job.id).began - returned)
+        return max(0.0, quiet_seconds(returned, self.run_of(job.id).began))
 
 
 def test_a_job_of_another_process_begins_at_once(children: Nursery, figure: Figure) -> None:
     idle = Idle(children)
     with producing(children.folder) as delayq:
-        found = best_of(ROUNDS, lambda: idle.delays(delayq, 200), 0.050)
+        found = sorted(idle.delays(delayq, 200))
     children.stop()
     figure(f"from the return of enqueue to the run in another process: {shown(found)}")
-    assert percentile(found, 99) < 0.050
+    assert percentile(found, 50) < 0.050
+    assert found[-1] < AT_ONCE
 
 
 def test_a_job_of_a_command_begins_at_once(children: Nursery, figure: Figure) -> None:
@@ -103,12 +94,13 @@ def test_a_job_of_a_command_begins_at_once(children: Nursery, figure: Figure) ->
     def one() -> float:
         job = enqueue_by_command(children.folder)
         with opened(children.folder) as backend:
-            return idle.run_of(job).wall - float(backend.get(job).enqueued_at)
+            run, apart = idle.run_of(job), time.time() - time.monotonic()
+            return quiet_seconds(float(backend.get(job).enqueued_at) - apart, run.wall - apart)
 
-    found = best_of(ROUNDS, lambda: [one() for _ in range(4)], 0.100)
+    found = sorted(one() for _ in range(4))
     children.stop()
     figure(f"from the moment `flask delayq enqueue` stores a job to its run: {shown(found)}")
-    assert percentile(found, 99) < 0.100
+    assert found[-1] < AT_ONCE
 
 
 def enqueue_by_command(folder: Path) -> str:
@@ -143,7 +135,7 @@ def test_a_lost_bell_costs_a_second_at_most(children: Nursery, figure: Figure, l
         found = sorted(idle.delays(delayq, 2))
     children.stop()
     figure(f"the same with the doorbell {loss}: {shown(found)}")
-    assert found[-1] < SAFETY + 0.1 + MARGIN
+    assert found[-1] < SAFETY + AT_ONCE
 
 
 def test_idle_processes_sleep(children: Nursery, figure: Figure) -> None:
@@ -155,14 +147,18 @@ def test_idle_processes_sleep(children: Nursery, figure: Figure) -> None:
     env = chaos_environment(folder, "worker", store="other")
     with program(command, folder=folder, env=env) as worker:
         pids = {"store": children.pid("idle"), "other": worker.pid}
+        began = time.monotonic()
         rates = wakeups(folder, pids)
+        pace = quiet_seconds(began) / (time.monotonic() - began)
         assert worker.terminate() == 0
     children.stop()
     served, commanded = rates["store"], rates["other"]
     figure(f"wake-ups a second of an idle process: {served}, of `flask delayq worker`: {commanded}")
     assert served["delayq-dispatcher"] + served["delayq-maintenance"] > 1, "the clock is not watched"
-    assert sum(served.values()) - served.get(LAUNCH, 0.0) < 3
-    assert sum(commanded.values()) - commanded.get(LAUNCH, 0.0) < 4
+    # A thread that waits for Python's lock asks for it every 5 ms: on a busy machine, whoever has it may
+    # have to wait for a processor.
+    assert sum(served.values()) - served.get(LAUNCH, 0.0) < 3 / pace
+    assert sum(commanded.values()) - commanded.get(LAUNCH, 0.0) < 4 / pace
 
 
 LAUNCH = "delayq-launch"
@@ -176,8 +172,8 @@ def wakeups(folder: Path, pids: dict[str, int]) -> dict[str, dict[str, float]]:
     """By store: how often a second the threads of a process give up the processor by themselves."""
     names = {store: threads_of(folder, store) for store in pids}
     # What starting up and that job left to do: the first checkpoint of an idle store, for example.
-    settled = time.monotonic() + 2.5
-    wait_until(lambda: time.monotonic() > settled, 5)
+    started = time.monotonic()
+    wait_until(lambda: quiet_seconds(started) > 2.5, 5, "it has settled")
     before, began = {store: switches(pid) for store, pid in pids.items()}, time.monotonic()
     wait_until(lambda: time.monotonic() > began + WATCHED, WATCHED + 5)
     after, seconds = {store: switches(pid) for store, pid in pids.items()}, time.monotonic() - began

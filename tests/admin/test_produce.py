@@ -5,6 +5,7 @@ It must not know who may get there; every request here carries the token or come
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from datetime import date, datetime
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import TestResponse
 
 from flask_delayq import DelayQ
@@ -29,7 +31,13 @@ def made() -> tuple[Flask, DelayQ]:
     app, delayq = make_app(admin_token=TOKEN, max_payload=2000, max_pending=20)
     app.debug = True
 
-    @delayq.task(name="send", produce=True, queue="mail")
+    @delayq.task(
+        name="send",
+        produce=True,
+        queue="mail",
+        produce_queues=["mail-slow"],
+        produce_priorities=["low"],
+    )
     def send(
         to: str, when: datetime | None = None, *more: int, urgent: bool = False, **rest: Any
     ) -> str:
@@ -118,6 +126,15 @@ def test_json_works_whatever_is_accepted_and_with_a_charset(app: Flask) -> None:
     assert found.status_code == 202
 
 
+def test_the_line_in_the_log_cannot_be_forged(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1)  # type: ignore[method-assign]
+    post(app, {"task": "internal", "id": "j1"}, **{"X-Forwarded-For": "\x1b[2J\x85forged" + "x" * 500})
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("produce internal as j1, by token from \\x1b[2J\\x85forgedx")
+    assert line.isprintable() and len(line) < 250
+
+
 # --- what it refuses -------------------------------------------------------------------------------
 
 
@@ -165,17 +182,27 @@ def test_bad_calls(app: Flask, delayq: DelayQ, call: Any, kind: str) -> None:
         b'{"task": "send", "args": ["a"], "delay": NaN}',
         b'{"task": "send", "args": ["a"], "delay": 1e999}',
         b'{"task": "send", "args": ["\\ud800"]}',
-        b'{"task": "send", "args": [' + b"[" * 1500 + b"]" * 1500 + b"]}",
-        b'{"task": "send", "args": ["a"], "kwargs": {"x": '
-        + b'{"y":' * 1500
-        + b"1"
-        + b"}" * 1500
-        + b"}}",
     ],
 )
 def test_bodies_that_are_no_call(app: Flask, delayq: DelayQ, body: bytes) -> None:
     found = app.test_client().post(URL, data=body, content_type="application/json", headers=AUTH)
     refused(found, 400, "BadCallError")
+    assert delayq.jobs() == []
+
+
+@pytest.mark.parametrize("depth", [1500, 2900])
+@pytest.mark.parametrize("where", ['"args": [%s]', '"args": ["a"], "kwargs": {"x": %s}'])
+@pytest.mark.parametrize("level", [("[", "]"), ('{"y":', "}")])
+def test_a_body_of_many_levels_is_refused(
+    app: Flask, delayq: DelayQ, depth: int, where: str, level: tuple[str, str]
+) -> None:
+    """How deep the reader of JSON goes is Python's own matter: it differs between its versions."""
+    nested = level[0] * depth + "1" + level[1] * depth
+    body = b'{"task": "send", %s}' % (where % nested).encode()
+    found = app.test_client().post(URL, data=body, content_type="application/json", headers=AUTH)
+    assert found.status_code in (400, 413)
+    refused(found, found.status_code, found.json["error"]["type"])
+    assert found.json["error"]["type"] in ("BadCallError", "ArgumentError", "PayloadTooLargeError")
     assert delayq.jobs() == []
 
 
@@ -290,6 +317,99 @@ def test_a_store_in_trouble(
         assert found.json["error"]["job_ids"] == ["j1"]  # safe to repeat with
 
 
+# --- without the token -----------------------------------------------------------------------------
+
+
+def post_openly(app: Flask, **call: Any) -> TestResponse:
+    """A call of `send` from somebody who may produce and has no token."""
+    return app.test_client().post(URL, json={"task": "send", "args": ["a"], **call}, headers=SAME)
+
+
+def test_without_the_token_a_queue_and_a_priority_must_be_open(app: Flask, delayq: DelayQ) -> None:
+    for call in (
+        {},
+        {"queue": "mail"},
+        {"queue": "mail-slow"},
+        {"priority": "normal"},
+        {"priority": "low"},
+    ):
+        assert post_openly(app, **call).status_code == 202
+    said = refused(post_openly(app, queue="payments"), 403, "NotOpenError")
+    assert (
+        said == "without the admin token the queue of task 'send' is mail or mail-slow, not 'payments'"
+    )
+    said = refused(post_openly(app, priority="high"), 403, "NotOpenError")
+    assert said == "without the admin token the priority of task 'send' is normal or low, not 'high'"
+    for number in range(30):
+        refused(post_openly(app, queue=f"q{number}"), 403, "NotOpenError")
+    assert {queue.name for queue in delayq.client.inspect.queues(now=0.0)} == {"mail", "mail-slow"}
+    assert (
+        post(app, {"task": "send", "args": ["a"], "queue": "q", "priority": "high"}).status_code == 202
+    )
+
+
+def test_a_limit_on_waiting_jobs_cannot_be_walked_around(app: Flask) -> None:
+    found = [post_openly(app, queue=("mail", "mail-slow", "q1", f"r{n}")[n % 4]) for n in range(200)]
+    assert [answer.status_code for answer in found].count(202) == 2 * 20  # DELAYQ_MAX_PENDING each
+
+
+def test_without_the_token_an_id_is_in_a_space_of_its_own(app: Flask, delayq: DelayQ) -> None:
+    @delayq.task(name="order")
+    def order(number: int) -> None: ...
+
+    order.options(id="order-42").enqueue(42)
+    found = post_openly(app, id="order-42")
+    assert (found.status_code, found.json["created"], found.json["job"]["id"]) == (
+        202,
+        True,
+        "http-order-42",
+    )
+    assert post_openly(app, id="order-43").status_code == 202
+    order.options(id="order-43").enqueue(43)  # was not taken in advance
+    # It makes the call repeatable as before, also with the id that an answer told.
+    for job_id in ("order-42", "http-order-42"):
+        again = post_openly(app, id=job_id)
+        assert (again.json["created"], again.json["job"]["id"]) == (False, "http-order-42")
+    refused(post_openly(app, id="order-42", args=["b"]), 409, "JobConflictError")
+    made = post_openly(app).json["job"]["id"]
+    again = post_openly(app, id=made)
+    assert (again.json["created"], again.json["job"]["id"]) == (False, made)
+    refused(post_openly(app, id="x" * 124), 400, "InvalidNameError")
+    refused(post_openly(app, id="../x"), 400, "InvalidNameError")
+
+
+def test_an_enqueue_in_doubt_can_be_repeated_without_the_token(
+    app: Flask, delayq: DelayQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue, told = delayq.state.backend.enqueue, []
+
+    def in_doubt(jobs: Any, **kwargs: Any) -> Any:
+        enqueue(jobs, **kwargs)
+        raise EnqueueUncertainError([job.id for job in jobs])
+
+    for call in ({}, {"id": "mine"}):
+        with monkeypatch.context() as patch:
+            patch.setattr(delayq.state.backend, "enqueue", in_doubt)
+            answer = post_openly(app, **call)
+        assert answer.status_code == 503
+        told += answer.json["error"]["job_ids"]
+    for job_id in told:
+        again = post_openly(app, id=job_id)
+        assert (again.status_code, again.json["created"]) == (202, False)
+    assert len(delayq.jobs()) == 2
+
+
+def test_the_form_offers_what_is_open(app: Flask) -> None:
+    page = app.test_client().get(f"{URL}?task=send").text
+    for text in ("mail-slow", "mail (default)", "normal (default)", "low"):
+        assert f">{text}</option>" in page
+    assert ">high</option>" not in page and '<input name="queue"' not in page
+    with_token = app.test_client().get(f"{URL}?task=send", headers=AUTH).text
+    assert ">high</option>" in with_token and '<input name="queue"' in with_token
+    offered = app.test_client().get(URL, headers={"Accept": "application/json"}).json["tasks"][0]
+    assert (offered["queues"], offered["priorities"]) == (["mail", "mail-slow"], ["normal", "low"])
+
+
 # --- the form --------------------------------------------------------------------------------------
 
 
@@ -358,7 +478,7 @@ def test_a_form_that_is_refused_keeps_what_was_typed(
     app: Flask, delayq: DelayQ, fields: dict[str, str], reason: str
 ) -> None:
     found = form(app, a_to="keep-this", **fields)
-    assert found.status_code == 400
+    assert found.status_code == (403 if {"queue", "priority"} & set(fields) else 400)
     assert 'value="keep-this"' in found.text
     assert reason in found.text
     assert delayq.jobs() == []
@@ -387,3 +507,22 @@ def test_annotations_that_name_types_of_the_task_only(app: Flask, delayq: DelayQ
 
     assert form(app, task="on_day", a_day="2030-02-03").status_code == 303
     assert delayq.jobs(task="on_day")[0].arguments == ((date(2030, 2, 3),), {})
+
+
+def test_defaults_are_shown_without_their_secrets(app: Flask, delayq: DelayQ) -> None:
+    @dataclasses.dataclass
+    class Login:
+        user: str = "ann"
+        password: str = "default-hunter3"
+
+    @delayq.task(name="t", produce=True)
+    def t(
+        config: dict[str, Any] = {"password": "default-hunter2", "n": 1},  # noqa: B006
+        url: str = "postgres://ann:hunter4@db/x",
+        login: Login = Login(),  # noqa: B008
+    ) -> None: ...
+
+    for accept in ("application/json", "text/html"):
+        text = app.test_client().get(URL, headers={"Accept": accept, **AUTH}).text
+        assert "hunter" not in text
+        assert "[hidden]" in text

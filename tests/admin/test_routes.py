@@ -5,13 +5,16 @@ It must not know what the pages show.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, Response, request
+from werkzeug.exceptions import BadRequest
 from werkzeug.test import TestResponse
 
 from flask_delayq import DelayQ
+from flask_delayq.admin.replies import HEADERS
 from kit import make_app
 
 TOKEN = "a-token-of-some-length"
@@ -32,6 +35,7 @@ ROUTES = {
     ("/schedules/<name>/resume", "POST"): "act",
     ("/schedules/<name>/remove", "POST"): "act",
     ("/processes", "GET"): "read",
+    ("/metrics", "GET"): "read",
     ("/threads", "GET"): "act",
     ("/produce", "GET"): "produce",
     ("/produce", "POST"): "produce",
@@ -52,7 +56,7 @@ CALLERS: dict[str, frozenset[str]] = {
     "local debug, forwarded": frozenset(),
 }
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 
 def an_app(caller: str) -> tuple[Flask, DelayQ, dict[str, Any]]:
@@ -196,6 +200,108 @@ def test_safe_headers_on_every_answer(caller: str, accept: str) -> None:
         assert headers["Cache-Control"] == "no-store"
 
 
+def test_the_safe_headers_stand_whatever_the_app_adds_to_all_its_answers() -> None:
+    app, _, how = an_app("token")
+
+    class Their(Response):
+        theirs = True
+
+    app.response_class = Their
+
+    @app.after_request
+    def harden(response: Response) -> Response:  # as flask-talisman does
+        response.headers["Content-Security-Policy"] = "default-src 'self'; object-src 'none'"
+        response.headers["X-Frame-Options"] = "SAMEORIGIN"
+        response.headers["Referrer-Policy"] = "strict-origin-when-cross-origin"
+        response.headers["Cache-Control"] = "max-age=3600"
+        response.headers["Strict-Transport-Security"] = "max-age=31556926"
+        response.set_cookie("theirs", "x")
+        return response
+
+    client = app.test_client()
+    for path in ("/", "/jobs", "/jobs/none", "/nothing", "/health", "/static/delayq.css"):
+        for headers in (how["headers"], {}):
+            found = client.get(f"/delayq{path}", headers=headers, buffered=True).headers
+            assert found.getlist("Content-Security-Policy") == [HEADERS["Content-Security-Policy"]]
+            assert {name: found[name] for name in HEADERS} == HEADERS
+            assert found["Strict-Transport-Security"] and "theirs=x" in found["Set-Cookie"]
+    assert client.get("/elsewhere").headers["X-Frame-Options"] == "SAMEORIGIN"
+
+
+def test_errors_are_ours_whatever_the_app_answers_to_its_own() -> None:
+    app, _, how = an_app("token")
+    for code in (400, 404, 405, 411, 413, 415, 500):
+        app.register_error_handler(code, lambda error: ("<h1>the app's own</h1>", error.code))
+    client = app.test_client()
+    headers = {**how["headers"], "Accept": "application/json"}
+    found = [
+        (400, client.get("/delayq/jobs?limit=x", headers=headers)),
+        (404, client.get("/delayq/nothing", headers=headers)),
+        (405, client.delete("/delayq/jobs", headers=headers)),
+        (415, client.post("/delayq/produce", data="x", headers=headers)),
+    ]
+    for status, answer in found:
+        assert answer.status_code == status
+        assert answer.json["error"]["message"]
+    assert "the app's own" not in client.get("/delayq/nothing", headers=how["headers"]).text
+    assert "the app's own" in client.get("/nothing").text
+
+
+def test_a_csrf_extension_says_which_line_is_missing() -> None:
+    app, _, how = an_app("token")
+
+    class CSRFError(BadRequest):
+        "The name that Flask-WTF's error has."
+
+        description = "The CSRF token is missing."
+
+    @app.before_request
+    def protect() -> None:
+        if request.method == "POST":
+            raise CSRFError()
+
+    headers = {**how["headers"], "Accept": "application/json"}
+    found = app.test_client().post("/delayq/queues/x/pause", headers=headers)
+    assert found.status_code == 400
+    assert 'csrf.exempt(app.blueprints["delayq"])' in found.json["error"]["message"]
+
+
+def test_an_app_without_pages() -> None:
+    app, delayq = make_app(pages=False)
+    app.debug = True
+    client = app.test_client()
+    for path in ("", "/", "/jobs", "/health", "/static/delayq.css"):
+        assert client.get(f"/delayq{path}").status_code == 404
+    assert "delayq" not in app.blueprints
+    assert delayq.counts()["ready"] == 0
+
+
+def test_who_may_only_produce_gets_the_style_and_no_dead_links() -> None:
+    app, delayq = make_app()
+    delayq.admin_access(lambda action: action == "produce")
+
+    @delayq.task(name="note", produce=True)
+    def note() -> None: ...
+
+    client = app.test_client()
+    assert client.get("/delayq/static/delayq.css", buffered=True).status_code == 200
+    seen = client.get("/delayq/produce")
+    assert seen.status_code == 200
+    for link in re.findall(r'(?:href|action)="([^"]+)"', seen.text):
+        assert client.get(link, buffered=True).status_code == 200, link
+    proof = {"Sec-Fetch-Site": "same-origin"}
+    found = client.post("/delayq/produce", data={"task": "note"}, headers=proof)
+    assert found.status_code == 303
+    after = client.get(found.headers["Location"])
+    assert after.status_code == 200
+    job = delayq.jobs()[0]
+    assert f"Stored as job {job.id}" in after.text
+    found = client.post("/delayq/produce", json={"task": "note"}, headers=proof)
+    assert found.status_code == 202 and "Location" not in found.headers
+    for hostile in ("%3Cb%3E", "a%20b", "x" * 200, ""):
+        assert "Stored as" not in client.get(f"/delayq/produce?stored={hostile}").text
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -231,6 +337,30 @@ def test_strangers_learn_one_word_of_health() -> None:
     assert (found.status_code, found.text) == (200, "ok\n")
     found = ask(app, how, "/health", "GET")
     assert found.json == {"status": "ok"}
+
+
+@pytest.mark.parametrize("host", ["localhost:5000", "www.example.org"])
+def test_an_app_that_tells_its_hosts_apart_has_the_pages_on_all_of_them(host: str) -> None:
+    app = Flask("hosts", host_matching=True, static_folder=None)
+    app.config.update(DELAYQ_URL="memory://", DELAYQ_MODE="manual", DELAYQ_ADMIN_TOKEN=TOKEN)
+    delayq = DelayQ(app)
+
+    @delayq.task(name="note")
+    def note() -> None: ...
+
+    job = note.enqueue_in(60)
+    client = app.test_client()
+    base = {"base_url": f"http://{host}", "headers": {"Authorization": f"Bearer {TOKEN}"}}
+    for path in ("", "/", "/jobs", f"/jobs/{job.id}", "/queues", "/health", "/metrics", "/produce"):
+        found = client.get(f"/delayq{path}", **base)
+        assert found.status_code == 200, path
+        for link in re.findall(r'href="([^"]+)"', found.text):
+            assert client.get(link, buffered=True, **base).status_code == 200, link
+    found = client.post(f"/delayq/jobs/{job.id}/cancel", **base)
+    assert (found.status_code, found.headers["Location"]) == (303, f"/delayq/jobs/{job.id}")
+    assert client.get("/delayq/no/page", **base).status_code == 404
+    assert client.delete("/delayq/jobs", **base).status_code == 405
+    assert client.get("/delayq/jobs", base_url=f"http://{host}").status_code == 403
 
 
 def test_a_prefix_of_ones_own_and_a_slash_too_many() -> None:

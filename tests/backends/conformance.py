@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from random import Random
 from typing import Any, TypeAlias
 
@@ -28,6 +28,7 @@ from flask_delayq.job import (
     Claim,
     ClaimFor,
     Enqueued,
+    Failure,
     JobQuery,
     JobRecord,
     JobState,
@@ -39,6 +40,7 @@ from flask_delayq.job import (
     Rescue,
     ScheduleRecord,
     Stored,
+    TaskInfo,
     Verb,
 )
 from flask_delayq.serializer import decode_failure
@@ -101,9 +103,17 @@ def put(
     *jobs: NewJob,
     now: float = NOW,
     max_pending: int | None = None,
+    max_pending_total: int | None = None,
     claim_for: ClaimFor | None = None,
 ) -> list[Enqueued]:
-    return backend.enqueue(jobs, now=now, timeout=5.0, max_pending=max_pending, claim_for=claim_for)
+    return backend.enqueue(
+        jobs,
+        now=now,
+        timeout=5.0,
+        max_pending=max_pending,
+        max_pending_total=max_pending_total,
+        claim_for=claim_for,
+    )
 
 
 def take(
@@ -115,8 +125,11 @@ def take(
     owner: str = "me",
     lease: float = LEASE,
     strict: bool = False,
+    tasks: Collection[str] | None = None,
 ) -> list[Claim]:
-    return backend.claim(queues, now=now, limit=limit, owner=owner, lease=lease, strict=strict)
+    return backend.claim(
+        queues, now=now, limit=limit, owner=owner, lease=lease, strict=strict, tasks=tasks
+    )
 
 
 def take_one(backend: Backend, **options: Any) -> Claim:
@@ -152,6 +165,15 @@ def crash(backend: Backend, clock: FakeClock, job_id: str = "a", **fields: Any) 
     clock.advance(LEASE)
     (rescued,) = rescue(backend)
     return rescued
+
+
+def make_suspects(backend: Backend, clock: FakeClock, *jobs: NewJob) -> None:
+    """Let jobs crash twice and wait again."""
+    put(backend, *jobs)
+    for _ in range(2):
+        assert len(take(backend)) == len(jobs)
+        clock.advance(LEASE)
+        assert len(rescue(backend)) == len(jobs)
 
 
 def ids(things: Iterable[Any]) -> list[str]:
@@ -196,7 +218,7 @@ class EnqueueConformance:
         assert put(backend) == []
         assert take(backend) == []
 
-    def test_what_was_enqueued_comes_out_unchanged(self, backend: Backend) -> None:
+    def test_what_was_enqueued_comes_out_unchanged(self, backend: Backend, clock: FakeClock) -> None:
         fields: dict[str, Any] = {
             "task": "mail.send",
             "queue": "mail",
@@ -214,6 +236,7 @@ class EnqueueConformance:
                 rescues=0,
                 max_attempts=7,
                 enqueued_at=NOW - 1,
+                leased_at=clock.monotonic(),
                 **fields,
             )
         ]
@@ -326,6 +349,58 @@ class EnqueueConformance:
             put(backend, *some(2), max_pending=1, claim_for=WISH)
         assert put(backend, new("a"), max_pending=1, claim_for=WISH)[0].claim is not None
 
+    def test_max_pending_counts_what_came_without_a_limit(self, backend: Backend) -> None:
+        put(backend, *some(4))
+        take(backend, 2)
+        with pytest.raises(QueueFullError):
+            put(backend, new("x"), max_pending=2)
+        put(backend, new("y"))
+        assert put(backend, new("x"), max_pending=4)[0].created
+
+    def test_max_pending_counts_what_waits_again(self, backend: Backend) -> None:
+        put(backend, *some(2), max_pending=2)
+        first, second = take(backend)
+        assert put(backend, new("x"), max_pending=2)[0].created
+        end(backend, first, Verb.RELEASE)
+        end(backend, second, Verb.COMPLETE)
+        with pytest.raises(QueueFullError):
+            put(backend, new("y"), max_pending=2)
+        assert put(backend, new("y"), max_pending=3)[0].created
+
+    def test_max_pending_holds_among_all_objects(self, backend: Backend, reopen: Fresh) -> None:
+        put(backend, new("a"), max_pending=3)
+        other = reopen()
+        put(other, new("b"))
+        put(backend, new("c"))
+        for one in (other, backend):
+            with pytest.raises(QueueFullError):
+                put(one, new("d"), max_pending=3)
+        take(other, 1)
+        assert put(backend, new("d"), max_pending=3)[0].created
+
+    @pytest.mark.parametrize("more", [(), (new("y"),)], ids=["single", "batch"])
+    def test_the_limit_of_all_queues_together(self, backend: Backend, more: tuple[NewJob, ...]) -> None:
+        put(backend, new("a", queue="one"), new("b", queue="two", run_at=NOW + 9))
+        with pytest.raises(QueueFullError) as caught:
+            put(backend, new("x", queue="three"), *more, max_pending_total=2)
+        assert (caught.value.queue, caught.value.limit) == (None, 2)
+        assert put(backend, new("a", queue="one"), max_pending_total=2) == [Enqueued("a", False)]
+        take(backend)
+        answers = put(backend, new("x", queue="three"), *more, max_pending=2, max_pending_total=3)
+        assert answers[0].created
+
+    def test_a_queue_that_is_full_is_named_before_the_store(self, backend: Backend) -> None:
+        put(backend, new("a"), max_pending=1, max_pending_total=1)
+        with pytest.raises(QueueFullError) as caught:
+            put(backend, new("b"), max_pending=1, max_pending_total=1)
+        assert caught.value.queue == "default"
+        # What is refused leaves no queue behind.
+        with pytest.raises(QueueFullError) as caught:
+            put(backend, new("b", queue="other"), max_pending=1, max_pending_total=1)
+        assert caught.value.queue is None
+        if isinstance(backend, Inspectable):
+            assert [queue.name for queue in backend.queues(now=NOW)] == ["default"]
+
     def test_max_pending_holds_against_many_threads(self, backend: Backend) -> None:
         answers = in_threads(50, lambda i: put(backend, new(f"t{i}"), max_pending=20))
         assert Counter(type(answer) for answer in answers) == {list: 20, QueueFullError: 30}
@@ -333,7 +408,7 @@ class EnqueueConformance:
 
     # claim_for
 
-    def test_claim_for_claims_in_the_same_step(self, backend: Backend) -> None:
+    def test_claim_for_claims_in_the_same_step(self, backend: Backend, clock: FakeClock) -> None:
         wish = ClaimFor("w7", LEASE, 1)
         (answer,) = put(backend, new("a", max_attempts=2), claim_for=wish)
         assert answer.created
@@ -349,6 +424,7 @@ class EnqueueConformance:
             max_attempts=2,
             enqueued_at=NOW - 1,
             priority=NORMAL,
+            leased_at=clock.monotonic(),
         )
         assert take(backend) == []
         assert end(backend, answer.claim)
@@ -359,6 +435,17 @@ class EnqueueConformance:
         assert rescue(backend) == []
         clock.advance(TICK)
         assert ids(rescue(backend)) == ["a"]
+
+    def test_a_claim_says_when_its_lease_began(self, backend: Backend, clock: FakeClock) -> None:
+        clock.advance(7.0)
+        put(backend, new("later", run_at=NOW + 1))
+        (one,) = put(backend, new("a"), claim_for=WISH)
+        many = put(backend, new("b"), new("c"), claim_for=WISH)
+        began = [answer.claim.leased_at for answer in (one, *many) if answer.claim]
+        assert began == [clock.monotonic()] * 3
+        clock.advance(2.0)
+        (claim,) = take(backend, now=NOW + 1)
+        assert claim.leased_at == clock.monotonic()
 
     @pytest.mark.parametrize(("run_at", "claimed"), [(NOW, True), (NOW + TICK, False)])
     def test_claim_for_takes_due_jobs_only(self, backend: Backend, run_at: float, claimed: bool) -> None:
@@ -419,7 +506,7 @@ class ClaimConformance:
 
     def test_an_empty_store_has_nothing(self, backend: Backend) -> None:
         assert take(backend) == []
-        assert backend.next_due(None) is None
+        assert backend.next_due(None, owner="me") is None
         assert backend.upcoming(None, after=0, until=NOW, limit=10) == []
         assert rescue(backend) == []
         assert backend.record([], now=NOW) == []
@@ -442,7 +529,7 @@ class ClaimConformance:
     @pytest.mark.parametrize("run_at", [0, -1.5, 1_700_000_000, 2**53, 2**70])
     def test_any_moment_can_be_stored(self, backend: Backend, run_at: float) -> None:
         put(backend, new("a", run_at=run_at))
-        assert backend.next_due(None) == run_at
+        assert backend.next_due(None, owner="me") == run_at
         assert [claim.run_at for claim in take(backend, now=float(run_at))] == [run_at]
 
     def test_limit_is_kept(self, backend: Backend) -> None:
@@ -508,20 +595,165 @@ class ClaimConformance:
         assert ids(take(backend, queues=["c", "a", "c"])) == ["a", "c"]
         assert ids(take(backend)) == ["b"]
 
+    def test_only_the_tasks_asked_for(self, backend: Backend) -> None:
+        put(
+            backend, *some(3, "x", task="x", run_at=NOW - 9), *some(3, "y", task="y"), new("z", task="z")
+        )
+        assert take(backend, tasks=[]) == []
+        assert ids(take(backend, tasks={"y", "unknown"})) == ["y-0000", "y-0001", "y-0002"]
+        assert ids(take(backend, 3, tasks={"x", "z"}, queues=["other"])) == []
+        assert ids(take(backend, 3, tasks={"x", "z"}, queues=["default"])) == [
+            "x-0000",
+            "x-0001",
+            "x-0002",
+        ]
+        assert ids(take(backend)) == ["z"]
+
+    def test_the_order_among_tasks_is_that_among_all(self, backend: Backend) -> None:
+        moments = [(level, NOW - 20 + i % 7) for level in Priority for i in range(9)]
+        jobs = [
+            new(f"j{i:02}", task="abc"[i % 3], queue="pq"[i % 2], priority=level, run_at=run_at)
+            for i, (level, run_at) in enumerate(moments)
+        ]
+        put(backend, *jobs)
+        expected = sorted(
+            (j for j in jobs if j.task != "b" and j.queue == "p"),
+            key=lambda job: (job.priority, job.run_at, job.id),
+        )
+        taken = []
+        while more := take(backend, 2, queues=["p"], tasks={"a", "c"}, strict=True):
+            taken += ids(more)
+        assert taken == [job.id for job in expected]
+        assert len(take(backend)) == len(jobs) - len(taken)
+
+    def test_every_eighth_claim_of_some_tasks_takes_their_oldest(self, backend: Backend) -> None:
+        put(backend, new("foreign", task="other", priority=LOW, run_at=NOW - 99))
+        put(backend, *some(20, priority=HIGH), new("old", priority=LOW, run_at=NOW - 9))
+        assert ids(take(backend, 8, tasks={"work"}))[7] == "old"
+
+    def test_tasks_of_a_paused_queue_wait(self, backend: Inspected) -> None:
+        put(backend, new("a"))
+        backend.pause("default")
+        assert take(backend, tasks={"work"}) == []
+        assert backend.next_due(None, owner="me", tasks={"work"}) is None
+
+    def test_a_suspect_is_taken_if_its_task_is_asked_for(
+        self, backend: Backend, clock: FakeClock
+    ) -> None:
+        for task in ("x", "y"):
+            put(backend, new(task, task=task, run_at=NOW - (task == "x")))
+            for _ in range(2):
+                take(backend, tasks={task})
+                clock.advance(LEASE)
+                rescue(backend)
+        assert backend.next_due(None, owner="me", tasks={"y"}) == NOW
+        assert backend.next_due(None, owner="me", tasks={"x"}) == NOW - 1
+        assert backend.next_due(None, owner="me", tasks={"z"}) is None
+        assert take(backend, tasks={"z"}) == []
+        assert ids(take(backend, tasks={"y"})) == ["y"]
+        assert backend.next_due(None, owner="me", tasks={"x"}) is None
+        assert take(backend, tasks={"x"}) == []
+        assert ids(take(backend, tasks={"x"}, owner="you")) == ["x"]
+
+    def test_next_due_and_upcoming_of_some_tasks(self, backend: Backend) -> None:
+        put(
+            backend, new("a", task="x", run_at=NOW + 1), new("b", task="y", run_at=NOW + 2, priority=LOW)
+        )
+        put(backend, new("c", task="y", run_at=NOW + 3, queue="other"))
+        found = [
+            backend.next_due(None, owner="me", tasks=tasks) for tasks in ({"x"}, {"y"}, ["x", "y"], ())
+        ]
+        assert found == [NOW + 1, NOW + 2, NOW + 1, None]
+        assert backend.next_due(["other"], owner="me", tasks={"x"}) is None
+        assert backend.next_due(["other"], owner="me", tasks={"y"}) == NOW + 3
+        page = backend.upcoming(None, after=NOW, until=NOW + 9, limit=1, tasks={"y"})
+        page += backend.upcoming(None, after=NOW + 2, until=NOW + 9, limit=1, tasks={"y"})
+        assert page == [(NOW + 2, "b"), (NOW + 3, "c")]
+        assert backend.upcoming(None, after=NOW, until=NOW + 9, limit=9, tasks=()) == []
+
+    def test_jobs_that_come_and_go_after_tasks_were_asked_for(self, backend: Backend) -> None:
+        put(backend, new("a", task="x"), new("later", task="x", run_at=NOW + 5))
+        assert take(backend, tasks={"y"}) == []
+        put(backend, new("b", task="y"), new("c", task="x"))
+        assert ids(take(backend, tasks={"y"})) == ["b"]
+        (a,) = take(backend, 1, tasks={"x"})
+        end(backend, a, Verb.RELEASE)
+        assert ids(take(backend, tasks={"y", "x"})) == ["a", "c"]
+        assert ids(take(backend, now=NOW + 5)) == ["later"]
+
+    def test_what_was_due_when_it_came_is_brought_forward(self, backend: Backend) -> None:
+        """The clock was an hour ahead when they were enqueued."""
+        then = NOW + 3600
+        put(
+            backend,
+            new("b", run_at=then, enqueued_at=then),
+            new("a", run_at=then, enqueued_at=then, priority=LOW, task="other"),
+            new("occurrence", run_at=then - 9, enqueued_at=then, queue="other"),
+            new("delayed", run_at=then + TICK, enqueued_at=then),
+            new("before", run_at=NOW, enqueued_at=NOW),
+            now=then,
+        )
+        (running,) = take(backend, 1, now=then, queues=["other"])
+        assert ids(take(backend)) == ["before"]
+        assert backend.bring_forward(now=NOW, ahead=3600) == 0  # not more than that ahead
+        assert backend.bring_forward(now=NOW) == 2
+        assert backend.bring_forward(now=NOW) == 0
+        assert backend.next_due(None, owner="me") == NOW
+        end(backend, running, Verb.RELEASE)
+        assert backend.bring_forward(now=NOW) == 1
+        assert sorted(ids(take(backend))) == ["a", "b", "occurrence"]
+        assert ids(take(backend, now=then)) == []
+        assert ids(take(backend, now=then + TICK)) == ["delayed"]
+
+    def test_a_retry_and_a_snooze_keep_their_moment(self, backend: Backend) -> None:
+        then = NOW + 3600
+        for job_id, verb in (("r", Verb.RETRY), ("s", Verb.SNOOZE)):
+            put(backend, new(job_id, run_at=then, enqueued_at=then), now=then)
+            end(backend, take_one(backend, now=then), verb, run_at=then + 5)
+        assert backend.bring_forward(now=NOW) == 0
+        assert backend.next_due(None, owner="me") == then + 5
+
+    @pytest.mark.parametrize("verb", [Verb.RETRY, Verb.SNOOZE])
+    def test_they_keep_it_when_the_clock_was_set_back_in_the_run(
+        self, backend: Backend, verb: Verb
+    ) -> None:
+        then = NOW + 3600
+        put(backend, new("a", run_at=then, enqueued_at=then), now=then)
+        end(backend, take_one(backend, now=then), verb, run_at=NOW + 600)
+        assert backend.bring_forward(now=NOW) == 0
+        assert ids(take(backend, now=NOW + 600 - TICK)) == []
+        # Once that moment has come it is like any other job that waits for a place.
+        end(backend, take_one(backend, now=NOW + 600), Verb.RELEASE)
+        assert backend.bring_forward(now=NOW) == 1
+
+    def test_what_is_given_back_or_revived_is_brought_forward(self, backend: Backend) -> None:
+        then = NOW + 3600
+        put(backend, new("a", run_at=then, enqueued_at=then), now=then)
+        take_one(backend, now=then)
+        backend.withdraw("me")
+        assert backend.bring_forward(now=NOW) == 1
+        if isinstance(backend, Inspectable):
+            put(backend, new("b", run_at=then, enqueued_at=then, queue="other"), now=then)
+            claim = take_one(backend, now=then, queues=["other"])
+            end(backend, claim, Verb.SNOOZE, run_at=then)
+            backend.cancel("b", now=then)
+            backend.revive("b", run_at=then)
+            assert backend.bring_forward(now=NOW) == 1
+
     def test_next_due_is_the_earliest_waiting_moment(self, backend: Backend) -> None:
         put(backend, new("a", run_at=NOW + 9, priority=HIGH), new("b", run_at=NOW + 5))
         put(backend, new("c", run_at=NOW + 2, queue="other"))
-        assert backend.next_due(None) == NOW + 2
-        assert backend.next_due(["default"]) == NOW + 5
-        assert backend.next_due(["default", "other"]) == NOW + 2
-        assert backend.next_due(["unknown"]) is None
-        assert backend.next_due([]) is None
+        assert backend.next_due(None, owner="me") == NOW + 2
+        assert backend.next_due(["default"], owner="me") == NOW + 5
+        assert backend.next_due(["default", "other"], owner="me") == NOW + 2
+        assert backend.next_due(["unknown"], owner="me") is None
+        assert backend.next_due([], owner="me") is None
         take(backend, now=NOW + 5)
-        assert backend.next_due(None) == NOW + 9
+        assert backend.next_due(None, owner="me") == NOW + 9
 
     def test_next_due_may_lie_in_the_past(self, backend: Backend) -> None:
         put(backend, new("a", run_at=NOW - 99))
-        assert backend.next_due(None) == NOW - 99
+        assert backend.next_due(None, owner="me") == NOW - 99
 
     def test_upcoming_excludes_its_start_and_includes_its_end(self, backend: Backend) -> None:
         put(backend, *(new(f"j{i}", run_at=NOW + i) for i in range(5)))
@@ -566,7 +798,7 @@ class RecordConformance:
     def test_a_final_outcome_ends_the_job(self, backend: Backend, verb: Verb) -> None:
         assert end(backend, started(backend), verb, result=b"1", error=b"{}")
         assert take(backend, now=NOW + 1e6) == []
-        assert backend.next_due(None) is None
+        assert backend.next_due(None, owner="me") is None
 
     @pytest.mark.parametrize(
         ("verb", "run_at", "attempt"),
@@ -577,7 +809,7 @@ class RecordConformance:
     ) -> None:
         moment = {} if verb is Verb.RELEASE else {"run_at": run_at}
         assert end(backend, started(backend), verb, **moment)
-        assert backend.next_due(None) == run_at
+        assert backend.next_due(None, owner="me") == run_at
         assert take(backend, now=run_at - TICK) == []
         claim = take_one(backend, now=run_at, owner="other")
         assert (claim.owner, claim.claim_no, claim.attempt) == ("other", 2, attempt)
@@ -879,68 +1111,165 @@ class LeaseConformance:
         clock.advance(1e6)
         assert rescue(backend) == []
 
-    def test_only_one_rescued_job_runs_at_a_time(self, backend: Backend, clock: FakeClock) -> None:
+    def test_jobs_that_crashed_once_run_side_by_side(self, backend: Backend, clock: FakeClock) -> None:
         put(backend, *some(3), new("other", queue="other"))
         take(backend)
         clock.advance(LEASE)
-        assert len(rescue(backend)) == 4
+        assert {(r.rescues, r.charged) for r in rescue(backend)} == {(1, True)}
+        assert backend.next_due(None, owner="me") == NOW
+        assert sorted(claim.rescues for claim in take(backend)) == [1, 1, 1, 1]
+
+    def test_an_owner_runs_one_suspect_at_a_time(self, backend: Backend, clock: FakeClock) -> None:
+        make_suspects(backend, clock, *some(3), new("other", queue="other"))
         put(backend, new("x"), new("y"))
         first = take(backend)
-        assert sum(claim.rescues > 0 for claim in first) == 1
+        assert sum(claim.rescues == 2 for claim in first) == 1
         assert {"x", "y"} < set(ids(first))
         (suspect,) = (claim for claim in first if claim.rescues)
         assert take(backend) == []
-        assert backend.next_due(None) is None, "what cannot be claimed is not due"
+        assert backend.next_due(None, owner="me") is None, "what cannot be claimed is not due"
         end(backend, suspect, Verb.INTERRUPT)
         assert take(backend) == [], "an interrupted one still runs"
         end(backend, suspect)
-        assert backend.next_due(None) == NOW
+        assert backend.next_due(None, owner="me") == NOW
         assert len(take(backend)) == 1
 
     @pytest.mark.parametrize("verb", [Verb.COMPLETE, Verb.FAIL, Verb.CANCEL, Verb.SNOOZE, Verb.RETRY])
-    def test_the_next_rescued_job_may_run_once_the_first_has_ended(
+    def test_the_next_suspect_may_run_once_the_first_has_ended(
         self, backend: Backend, clock: FakeClock, verb: Verb
     ) -> None:
-        put(backend, *some(2))
-        take(backend)
-        clock.advance(LEASE)
-        rescue(backend)
+        make_suspects(backend, clock, *some(2))
         later = {"run_at": NOW + 9} if verb in (Verb.SNOOZE, Verb.RETRY) else {}
         assert end(backend, take_one(backend), verb, **later)
         assert ids(take(backend)) == ["job-0001"]
 
-    def test_only_one_rescued_job_runs_at_a_time_among_all_objects(
+    def test_each_owner_runs_a_suspect_of_its_own(
         self, backend: Backend, reopen: Fresh, clock: FakeClock
+    ) -> None:
+        """A long one holds up the suspects of its own process only."""
+        make_suspects(backend, clock, *some(3))
+        other = reopen()
+        assert ids(take(backend)) == ["job-0000"]
+        assert other.next_due(None, owner="me") is None
+        assert other.next_due(None, owner="other") == NOW
+        (second,) = take(other, owner="other")
+        assert take(backend) == take(other, owner="other") == []
+        assert backend.next_due(None, owner="other") is None
+        end(other, second)
+        assert take(backend) == []
+        assert ids(take(other, owner="other")) == ["job-0002"]
+
+    def test_who_finds_a_moment_in_the_past_can_claim_something(
+        self, backend: Backend, clock: FakeClock
+    ) -> None:
+        put(backend, new("early", run_at=NOW - 9), new("later", run_at=NOW - 5))
+        for _ in range(2):
+            (claim,) = take(backend, 1)
+            clock.advance(LEASE)
+            assert ids(rescue(backend)) == [claim.id] == ["early"]
+        assert backend.next_due(None, owner="me") == NOW - 9
+        assert ids(take(backend, 1)) == ["early"]
+        assert backend.next_due(None, owner="me") == NOW - 5
+        assert ids(take(backend)) == ["later"]
+        assert backend.next_due(None, owner="me") is None
+
+    def test_where_one_rescue_is_allowed_the_first_crash_makes_a_suspect(
+        self, backend: Backend, clock: FakeClock
     ) -> None:
         put(backend, *some(2))
         take(backend)
         clock.advance(LEASE)
-        other = reopen()
-        rescue(other)
+        assert [r.state for r in rescue(backend, max_rescues=1)] == [Stored.WAITING] * 2
         assert len(take(backend)) == 1
-        assert take(other, owner="other") == []
-        clock.advance(LEASE)
-        rescue(other)
-        assert len(take(other, owner="other")) == 1
-        assert take(backend) == []
 
-    def test_a_rescued_job_keeps_its_place_in_the_order(
-        self, backend: Backend, clock: FakeClock
+    @pytest.mark.parametrize("verb", [Verb.RETRY, Verb.SNOOZE])
+    def test_a_run_that_ended_well_clears_the_count_of_crashes(
+        self, backend: Backend, clock: FakeClock, verb: Verb
     ) -> None:
-        crash(backend, clock, "b")
+        put(backend, *some(2))
+        for now in (NOW, NOW + 1, NOW + 2):
+            claims = take(backend, now=now)
+            assert [claim.rescues for claim in claims] == [0, 0], "neither charged nor a suspect"
+            for crashes in (1, 2):
+                clock.advance(LEASE)
+                assert {r.rescues for r in rescue(backend, max_rescues=2)} == {crashes}
+                claims = take(backend, now=now)
+            while claims:
+                assert end(backend, claims.pop(), verb, run_at=now + 1)
+                claims += take(backend, now=now)
+
+    def test_a_release_keeps_the_count_of_crashes(self, backend: Backend, clock: FakeClock) -> None:
+        make_suspects(backend, clock, *some(2))
+        end(backend, take_one(backend), Verb.RELEASE)
+        (claim,) = take(backend)
+        assert claim.rescues == 2
+
+    def test_a_suspect_keeps_its_place_in_the_order(self, backend: Backend, clock: FakeClock) -> None:
+        make_suspects(backend, clock, new("b"))
         put(backend, new("a"), new("c"), new("d", priority=HIGH))
         assert ids(take(backend)) == ["d", "a", "b", "c"]
 
-    def test_a_rescued_job_that_is_not_taken_holds_up_no_other(
+    def test_a_suspect_that_is_not_taken_holds_up_no_other(
         self, backend: Backend, clock: FakeClock
     ) -> None:
         """Of two in different queues the more urgent one comes first, however few are claimed."""
-        put(backend, new("low", queue="a", priority=LOW), new("urgent", queue="b", priority=HIGH))
-        assert len(take(backend)) == 2
-        clock.advance(LEASE)
-        assert len(rescue(backend)) == 2
+        urgent = new("urgent", queue="b", priority=HIGH)
+        make_suspects(backend, clock, new("low", queue="a", priority=LOW), urgent)
         put(backend, *(replace(job, queue="a") for job in some(20)))
         assert "urgent" in ids(take(backend, limit=8))
+
+    def test_a_suspect_that_waits_does_not_slow_new_jobs_down(
+        self, backend: Backend, clock: FakeClock
+    ) -> None:
+        """It may wait for hours; what is enqueued meanwhile is still claimed in the same step."""
+        make_suspects(backend, clock, *some(2))
+        take(backend)
+        for batch in ([new("one")], [new("two"), new("three")]):
+            assert all(answer.claim for answer in put(backend, *batch, claim_for=WISH))
+        (first,) = put(backend, new("first"), claim_for=replace(WISH, slots=0))
+        assert first.claim is None
+        (second,) = put(backend, new("second"), claim_for=WISH)
+        assert second.claim is None, "an older job is due before it"
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_a_poison_job_fails_and_takes_no_neighbour_with_it(
+        self, backend: Backend, clock: FakeClock, seed: int
+    ) -> None:
+        """Two processes of four workers; the one with the poison dies with all that runs there."""
+        chance = Random(seed)
+        jobs = some(30)
+        chance.shuffle(jobs)
+        poison = jobs[chance.randrange(30)].id
+        put(backend, *jobs)
+        names = iter(range(1000))
+        held: dict[str, list[Claim]] = {f"p{next(names)}": [] for _ in range(2)}
+        crashes: Counter[str] = Counter()
+        completed: set[str] = set()
+        failed: set[str] = set()
+        while any(held.values()) or backend.next_due(None, owner="new") is not None:
+            owner = chance.choice(sorted(held))
+            claims = held[owner]
+            claims += take(backend, 4 - len(claims), owner=owner)
+            if poison in ids(claims) and chance.random() < 0.7:
+                del held[owner]
+                for _ in range(2):
+                    clock.advance(LEASE / 2)
+                    for living, kept in held.items():
+                        assert backend.renew(living, kept, lease=LEASE).lost == ()
+                rescued = rescue(backend)
+                crashes.update(ids(rescued))
+                failed |= {one.id for one in rescued if one.state is Stored.FAILED}
+                held[f"p{next(names)}"] = []
+            else:
+                harmless = [claim for claim in claims if claim.id != poison]
+                if harmless:
+                    claims.remove(done := chance.choice(harmless))
+                    assert end(backend, done)
+                    completed.add(done.id)
+        assert crashes.pop(poison) == 4
+        assert max(crashes.values(), default=0) <= 2
+        assert failed == {poison}
+        assert completed == set(ids(jobs)) - {poison}
 
     def test_rescue_by_many_threads_takes_each_job_back_once(
         self, backend: Backend, clock: FakeClock
@@ -987,14 +1316,83 @@ class StoreConformance:
         assert [process.owner for process in backend.processes()] == ["me"]
         backend.withdraw("me")
 
-    def test_a_process_that_withdrew_can_be_rescued_from_at_once(self, backend: Backend) -> None:
+    def test_an_owner_that_was_told_so_claims_nothing_more(self, backend: Backend) -> None:
+        put(backend, *some(3))
+        held = take_one(backend)
+        backend.end_claims("me")
+        assert take(backend) == []
+        assert ids(take(backend, 1, owner="other")) == ["job-0001"], "others may"
+        (answer,) = backend.enqueue(
+            [new("x", queue="x")], now=NOW, timeout=5, claim_for=ClaimFor("me", LEASE, 1)
+        )
+        assert (answer.created, answer.claim) == (True, None)
+        many = [new("y", queue="y"), new("z", queue="y")]
+        answers = backend.enqueue(many, now=NOW, timeout=5, claim_for=ClaimFor("me", LEASE, 2))
+        assert [(one.created, one.claim) for one in answers] == [(True, None)] * 2
+        assert backend.renew("me", [held], lease=LEASE).lost == ()
+        assert end(backend, held), "what it holds it keeps"
+
+    def test_who_withdraws_releases_what_is_in_its_name(self, backend: Backend) -> None:
+        """It had not begun, so nothing is charged, and a job that must not be repeated may run."""
         backend.announce(ProcessRecord("me", 1, "host", NOW, NOW, b"{}"))
-        put(backend, new("a"), new("b"))
-        take_one(backend)
+        put(backend, new("a"), new("b", fail_on_crash=True), new("c"))
+        mine = take(backend, 2)
         others = take_one(backend, owner="other")
         backend.withdraw("me")
-        assert ids(rescue(backend)) == ["a"]
+        assert rescue(backend) == []
+        assert [end(backend, claim) for claim in mine] == [False, False]
+        again = take(backend, owner="other")
+        assert [(c.id, c.attempt, c.rescues, c.claim_no) for c in again] == [
+            ("a", 1, 0, 2),
+            ("b", 1, 0, 2),
+        ]
         assert end(backend, others)
+
+    def test_a_withdrawal_waits_again_what_was_interrupted_unless_it_must_not_be_repeated(
+        self, backend: Backend
+    ) -> None:
+        put(backend, new("a"), new("b", fail_on_crash=True))
+        for claim in take(backend):
+            end(backend, claim, Verb.INTERRUPT)
+        backend.withdraw("me")
+        assert [(c.id, c.rescues) for c in take(backend, owner="other")] == [("a", 0)]
+        assert rescue(backend) == []
+
+    def test_nobody_takes_its_own_jobs_back(self, backend: Backend, clock: FakeClock) -> None:
+        put(backend, new("a"), new("b"))
+        take_one(backend)
+        take_one(backend, owner="other")
+        clock.advance(LEASE)
+        assert ids(rescue(backend, judge="me")) == ["b"]
+        assert ids(rescue(backend, judge="other")) == ["a"]
+
+    def test_leases_are_not_judged_by_who_must_not(self, backend: Backend, clock: FakeClock) -> None:
+        started(backend)
+        clock.advance(LEASE)
+        assert rescue(backend, leases=False) == []
+        assert ids(rescue(backend)) == ["a"]
+
+    def test_leases_are_judged_as_of_the_moment_at_which_that_was_allowed(
+        self, backend: Backend, clock: FakeClock
+    ) -> None:
+        asked_at = clock.monotonic()
+        started(backend)
+        clock.advance(LEASE)  # everybody stood still
+        assert rescue(backend, asked_at=asked_at) == []
+        assert rescue(backend, asked_at=asked_at + LEASE - TICK) == []
+        assert ids(rescue(backend, asked_at=asked_at + LEASE)) == ["a"]
+
+    def test_a_renewal_counts_from_when_it_was_put_together(
+        self, backend: Backend, clock: FakeClock
+    ) -> None:
+        """One that began after that is not among the held ones, and not an orphan for it."""
+        asked_at = clock.monotonic()
+        started(backend)
+        clock.advance(LEASE / 2)  # whoever renews stood still
+        assert backend.renew("me", [], lease=LEASE, asked_at=asked_at).released == ()
+        held = started(backend, "b")
+        backend.renew("me", [held], lease=LEASE, asked_at=asked_at + 1)
+        assert sorted(ids(rescue(backend, asked_at=asked_at + LEASE + 1))) == ["a", "b"]
 
     def test_a_doorbell_waits_and_closes(self, backend: Backend) -> None:
         bell = backend.open_doorbell("me")
@@ -1014,6 +1412,10 @@ class StoreConformance:
         backend.maintain()
         health = backend.health()
         assert (health.ok, health.reason) == (True, "")
+        glance = backend.health(probe=False)
+        assert (glance.ok, glance.reason, glance.notes) == (True, "", health.notes)
+        # Not the figures: others write to the disk meanwhile.
+        assert glance.facts.keys() == health.facts.keys()
         assert ids(take(backend)) == ["a"]
 
     def test_a_closed_backend_opens_again(self, backend: Backend) -> None:
@@ -1152,9 +1554,35 @@ class InspectableConformance:
         record = record_of(backend)
         assert (record.stored, record.owner, record.rescues) == (Stored.FAILED, None, 1)
         assert (record.attempt, record.finished_at) == (0, NOW)
-        failure = decode_failure(record.error)
-        assert failure is not None
-        assert "crashed the worker" in failure.message
+        assert decode_failure(record.error) == Failure(
+            "WorkerCrashed", "crashed the worker; the task asks not to be run again after that"
+        )
+
+    def test_a_job_that_crashed_too_often_says_so(self, backend: Inspected, clock: FakeClock) -> None:
+        put(backend, new("a"), new("b"))
+        for allowed in (3, 3, 2):
+            take_one(backend)
+            clock.advance(LEASE)
+            rescue(backend, max_rescues=allowed)
+        assert decode_failure(record_of(backend).error) == Failure(
+            "WorkerCrashed", "crashed the worker 3 times in a row"
+        )
+        take_one(backend)
+        clock.advance(LEASE)
+        rescue(backend, max_rescues=0)
+        assert decode_failure(record_of(backend, "b").error) == Failure(
+            "WorkerCrashed", "crashed the worker once"
+        )
+
+    def test_an_interruption_that_must_not_be_repeated_is_told(
+        self, backend: Inspected, clock: FakeClock
+    ) -> None:
+        end(backend, started(backend, fail_on_crash=True), Verb.INTERRUPT)
+        clock.advance(LEASE)
+        rescue(backend)
+        assert decode_failure(record_of(backend).error) == Failure(
+            "Interrupted", "a stop cut the run off, and the task asks not to be repeated"
+        )
 
     # the life of a job
 
@@ -1184,7 +1612,7 @@ class InspectableConformance:
         assert backend.cancel("a", now=NOW + 1) is Stored.CANCELLED
         assert backend.cancel("b", now=NOW + 1, reason="no longer needed") is Stored.CANCELLED
         assert take(backend, now=NOW + 99) == []
-        assert backend.next_due(None) is None
+        assert backend.next_due(None, owner="me") is None
         assert backend.upcoming(None, after=0, until=NOW + 99, limit=9) == []
         record = record_of(backend, "a")
         assert (record.finished_at, record.attempt, record.error) == (NOW + 1, 0, None)
@@ -1233,6 +1661,21 @@ class InspectableConformance:
         clock.advance(LEASE)
         assert [r.state for r in rescue(backend, max_rescues=0)] == [Stored.CANCELLED]
         assert record_of(backend).finished_at == NOW
+
+    def test_a_withdrawal_cancels_what_was_asked_to_stop(self, backend: Inspected) -> None:
+        put(backend, new("a"), new("b", fail_on_crash=True), new("c", fail_on_crash=True))
+        _, second, third = take(backend)
+        for job_id in ("a", "b"):
+            backend.cancel(job_id, now=NOW)
+        for claim in (second, third):
+            end(backend, claim, Verb.INTERRUPT)
+        backend.withdraw("me")
+        records = [record_of(backend, job_id) for job_id in "abc"]
+        ended = [Stored.CANCELLED, Stored.CANCELLED, Stored.FAILED]
+        assert [record.stored for record in records] == ended
+        assert all(record.owner is None and record.finished_at for record in records)
+        failure = decode_failure(records[2].error)
+        assert failure is not None and failure.type == "Interrupted"
 
     def test_an_orphan_asked_to_stop_is_cancelled(self, backend: Inspected, clock: FakeClock) -> None:
         started(backend)
@@ -1300,14 +1743,14 @@ class InspectableConformance:
         put(backend, new("c"))
         backend.pause("default")
         backend.pause("default")
-        assert backend.next_due(["default"]) is None
+        assert backend.next_due(["default"], owner="me") is None
         assert ids(take(backend)) == ["b"]
         assert take(reopen(), queues=["default"]) == []
         assert end(backend, running), "what runs goes on"
         backend.resume("default")
         backend.resume("default")
         backend.resume("unknown")
-        assert backend.next_due(["default"]) == NOW
+        assert backend.next_due(["default"], owner="me") == NOW
         assert ids(take(backend)) == ["c"]
 
     @pytest.mark.parametrize("more", [(), (new("b"),)], ids=["single", "batch"])
@@ -1343,6 +1786,48 @@ class InspectableConformance:
         end(backend, started(backend))
         assert backend.queues(now=NOW) == [QueueInfo("default", False, 0, 0, 0, None)]
 
+    def test_the_tasks_that_wait(self, backend: Inspected) -> None:
+        assert backend.waiting_tasks() == []
+        put(backend, *some(2, task="x"), new("y", task="y", run_at=NOW + 9, queue="other"))
+        put(backend, new("old", task="x", run_at=NOW - 9, priority=LOW))
+        started(backend, "ran", task="z", run_at=NOW - 99)
+        both = [TaskInfo("x", 3, NOW - 9), TaskInfo("y", 1, NOW + 9)]
+        assert backend.waiting_tasks() == both
+        assert backend.waiting_tasks(besides=["y", "z"]) == both[:1]
+        take(backend, 0, tasks=["x"])
+        assert backend.waiting_tasks() == both
+
+    def test_the_books_of_a_store_are_right(self, backend: Inspected, clock: FakeClock) -> None:
+        assert backend.audit() == []
+        put(backend, *some(3), new("b", queue="other"), max_pending=9, max_pending_total=9)
+        crash(backend, clock, "c", queue="third")
+        end(backend, take(backend, 1)[0])
+        assert backend.audit() == []
+
+    def test_a_queue_without_any_job_is_forgotten(self, backend: Inspected, reopen: Fresh) -> None:
+        end(backend, started(backend, "a", queue="pruned"))
+        end(backend, started(backend, "b", queue="finished"))
+        put(backend, new("c", queue="waiting", run_at=NOW + 9), max_pending=5)
+        started(backend, "d", queue="running")
+        backend.pause("paused")
+        backend.pause("resumed")
+        backend.resume("resumed")
+        assert backend.prune(finished_before=NOW + 1, failed_before=NOW, keep=None, limit=1) == 1
+        left = ["finished", "paused", "running", "waiting"]
+        other = reopen()
+        assert other.forget_queues() == 2
+        assert other.forget_queues() == 0
+        assert [queue.name for queue in backend.queues(now=NOW)] == left
+        # Who has used it before may use it again.
+        put(backend, new("e", queue="pruned"), max_pending=5)
+        assert [queue.name for queue in backend.queues(now=NOW)] == sorted([*left, "pruned"])
+        assert ids(take(backend, queues=["pruned"])) == ["e"]
+        assert [queue.name for queue in other.queues(now=NOW)] == sorted([*left, "pruned"])
+        backend.pause("pruned")
+        put(backend, new("f", queue="pruned"))
+        assert take(backend, queues=["pruned"]) == []
+        assert backend.audit() == []
+
     def test_purging_cancels_what_waits(self, backend: Inspected) -> None:
         running = started(backend, "running")
         put(backend, *some(5), new("s", run_at=NOW + 99, priority=LOW), new("b", queue="other"))
@@ -1359,8 +1844,8 @@ class InspectableConformance:
         assert ids(take(backend, now=NOW + 99)) == ["b"]
         assert not backend.cancel_requested(running)
 
-    def test_purging_reaches_rescued_jobs(self, backend: Inspected, clock: FakeClock) -> None:
-        crash(backend, clock)
+    def test_purging_reaches_suspects(self, backend: Inspected, clock: FakeClock) -> None:
+        make_suspects(backend, clock, new("a"))
         assert backend.purge("default", now=NOW) == 1
         assert take(backend) == []
 
@@ -1496,7 +1981,7 @@ class InspectableConformance:
         for text in HOSTILE:
             data = text.encode()
             put(backend, new(text, task=text, queue=text, payload=data), max_pending=9)
-            assert backend.next_due([text]) == NOW
+            assert backend.next_due([text], owner="me") == NOW
             claim = take_one(backend, queues=[text], owner=text)
             assert (claim.id, claim.task, claim.queue, claim.owner) == (text,) * 4
             assert backend.progress(claim, data)

@@ -6,7 +6,7 @@ would have to guess, the turns of queues and of the oldest job: claims are stric
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class Job:
     claim_no: int = 0
     owner: str | None = None
     rescues: int = 0
+    suspect: bool = False
     interrupted: bool = False
     cancel_requested: bool = False
     finished_at: float | None = None
@@ -67,7 +68,9 @@ class Model:
             job for job in self.jobs.values() if job.stored in states and queue in (None, job.new.queue)
         ]
 
-    def enqueue(self, jobs: list[NewJob], max_pending: int | None) -> list[bool] | type[Exception]:
+    def enqueue(
+        self, jobs: list[NewJob], max_pending: int | None, max_pending_total: int | None
+    ) -> list[bool] | type[Exception]:
         known = {job_id: job.new for job_id, job in self.jobs.items()}
         created = []
         for new in jobs:
@@ -81,18 +84,24 @@ class Model:
             waiting = len(self.of(WAITING, queue=queue))
             if max_pending is not None and waiting + coming > max_pending:
                 return QueueFullError
+        total = len(self.of(WAITING)) + len(fresh)
+        if fresh and max_pending_total is not None and total > max_pending_total:
+            return QueueFullError
         for new in fresh:
             self.jobs[new.id] = Job(new, new.run_at)
         return created
 
-    def claimable(self, queue: str, now: float) -> list[Job]:
-        """In order; of the rescued ones the first only, and none while another runs."""
+    def claimable(self, queue: str, now: float, owner: str, tasks: Collection[str] | None) -> list[Job]:
+        """In order; of the suspects the first only, and none while the owner runs another."""
         due = [job for job in self.of(WAITING, queue=queue) if job.run_at <= now]
+        due = [job for job in due if tasks is None or job.new.task in tasks]
         due.sort(key=lambda job: (job.new.priority, job.run_at, job.new.id))
-        rescued = [job for job in due if job.rescues]
-        busy = any(job.rescues for job in self.of(RUNNING))
-        allowed = [] if busy else rescued[:1]
-        return [job for job in due if queue not in self.paused and (not job.rescues or job in allowed)]
+        suspects = [job for job in due if job.suspect]
+        allowed = [] if self.runs_suspect(owner) else suspects[:1]
+        return [job for job in due if queue not in self.paused and (not job.suspect or job in allowed)]
+
+    def runs_suspect(self, owner: str) -> bool:
+        return any(job.suspect and job.owner == owner for job in self.of(RUNNING))
 
     def start(self, job: Job, owner: str, mono: float) -> None:
         job.stored, job.owner, job.interrupted = RUNNING, owner, False
@@ -120,6 +129,8 @@ class Model:
             return False
         if one.verb in (Verb.COMPLETE, Verb.FAIL, Verb.CANCEL, Verb.RETRY):
             job.attempt = one.claim.attempt
+        if one.verb in (Verb.RETRY, Verb.SNOOZE):
+            job.rescues, job.suspect = 0, False
         if one.verb is Verb.INTERRUPT:
             job.interrupted = True
         elif one.verb in (Verb.RETRY, Verb.SNOOZE, Verb.RELEASE):
@@ -151,8 +162,11 @@ class Model:
     def rescue(self, mono: float, now: float, max_rescues: int) -> set[tuple[str, Stored]]:
         taken = [job for job in self.of(RUNNING) if job.lease_end <= mono]
         for job in taken:
-            job.rescues += not job.interrupted
-            used_up = job.rescues > max_rescues or job.new.fail_on_crash
+            used_up = job.new.fail_on_crash
+            if not job.interrupted:
+                job.rescues += 1
+                used_up |= job.rescues > max_rescues
+            job.suspect = job.rescues >= (2 if max_rescues > 1 else 1)
             if used_up and not job.cancel_requested:
                 self.finish(job, FAILED, now)
             else:
@@ -174,9 +188,10 @@ class Model:
             del self.jobs[job.new.id]
         return len(gone)
 
-    def next_due(self, queue: str) -> float | None:
-        busy = any(job.rescues for job in self.of(RUNNING))
-        moments = (j.run_at for j in self.of(WAITING, queue=queue) if not (busy and j.rescues))
+    def next_due(self, queue: str, owner: str, tasks: Collection[str] | None) -> float | None:
+        busy = self.runs_suspect(owner)
+        waiting = (j for j in self.of(WAITING, queue=queue) if tasks is None or j.new.task in tasks)
+        moments = (j.run_at for j in waiting if not (busy and j.suspect))
         return None if queue in self.paused else min(moments, default=None)
 
     def counts(self, now: float) -> dict[str, int]:
@@ -195,6 +210,14 @@ owners = st.sampled_from(["me", "you"])
 offsets = st.sampled_from([-5, 0, 0, 10])
 which = st.lists(st.integers(0, 30), max_size=4)
 verbs = st.sampled_from([v for v in Verb if v not in (Verb.CLAIM, Verb.RESCUE, Verb.REVIVE)])
+
+
+TASKS = (None, None, None, {"t"}, {"u", "v"}, {"t", "u"}, ())
+"""What a claim may ask for."""
+
+
+def task_of(job_id: str) -> str:
+    return "t" if job_id < "e" else "u"
 
 
 class Machine(RuleBasedStateMachine):
@@ -226,6 +249,7 @@ class Machine(RuleBasedStateMachine):
         payload=st.sampled_from([b"1", b"1", b"1", b"2"]),
         fail_on_crash=st.booleans(),
         max_pending=st.sampled_from([None, None, 3]),
+        max_pending_total=st.sampled_from([None, None, 4]),
         slots=st.sampled_from([None, 0, 1]),
     )
     def enqueue(
@@ -237,19 +261,26 @@ class Machine(RuleBasedStateMachine):
         payload: bytes,
         fail_on_crash: bool,
         max_pending: int | None,
+        max_pending_total: int | None,
         slots: int | None,
     ) -> None:
         now = self.now
         jobs = [
-            NewJob(i, "t", queue, priority, now + offset, now, payload, None, fail_on_crash)
+            NewJob(i, task_of(i), queue, priority, now + offset, now, payload, None, fail_on_crash)
             for i in job_ids
         ]
-        busy = any(job.run_at <= now for job in self.model.of(WAITING, queue=queue))
-        expected = self.model.enqueue(jobs, max_pending)
+        waiting = self.model.of(WAITING, queue=queue)
+        busy = any(job.run_at <= now and not job.suspect for job in waiting)
+        expected = self.model.enqueue(jobs, max_pending, max_pending_total)
         wish = ClaimFor("me", LEASE, slots) if slots is not None else None
         try:
             answers = self.backend.enqueue(
-                jobs, now=now, timeout=5.0, max_pending=max_pending, claim_for=wish
+                jobs,
+                now=now,
+                timeout=5.0,
+                max_pending=max_pending,
+                max_pending_total=max_pending_total,
+                claim_for=wish,
             )
         except (JobConflictError, QueueFullError) as error:
             assert type(error) is expected
@@ -272,11 +303,11 @@ class Machine(RuleBasedStateMachine):
             assert (claim.attempt, claim.rescues) == (job.attempt + 1, job.rescues)
         self.claims += claims
 
-    @rule(queue=queues, limit=st.integers(0, 4), owner=owners)
-    def claim(self, queue: str, limit: int, owner: str) -> None:
-        expected = self.model.claimable(queue, self.now)[:limit]
+    @rule(queue=queues, limit=st.integers(0, 4), owner=owners, tasks=st.sampled_from(TASKS))
+    def claim(self, queue: str, limit: int, owner: str, tasks: Collection[str] | None) -> None:
+        expected = self.model.claimable(queue, self.now, owner, tasks)[:limit]
         claims = self.backend.claim(
-            [queue], now=self.now, limit=limit, owner=owner, lease=LEASE, strict=True
+            [queue], now=self.now, limit=limit, owner=owner, lease=LEASE, strict=True, tasks=tasks
         )
         assert [claim.id for claim in claims] == [job.new.id for job in expected]
         self.started(claims, owner)
@@ -325,6 +356,7 @@ class Machine(RuleBasedStateMachine):
         assert before is (None if job is None else job.stored)
         if job is not None and job.stored in (FAILED, CANCELLED):
             job.attempt = job.rescues = 0
+            job.suspect = False
             job.finished_at, job.cancel_requested = None, False
             job.run_at = self.now + offset
             self.model.wait(job, self.now)
@@ -344,6 +376,12 @@ class Machine(RuleBasedStateMachine):
         deleted = self.backend.prune(finished_before=before, failed_before=failed_before, keep=keep)
         assert deleted == self.model.prune(before, failed_before, keep)
 
+    @rule()
+    def forget_queues(self) -> None:
+        self.backend.forget_queues()
+        busy = {job.new.queue for job in self.model.jobs.values()} | self.model.paused
+        assert {queue.name for queue in self.backend.queues(now=self.now)} == busy
+
     @invariant()
     def tells_the_same(self) -> None:
         for job_id in "abcdefgh":
@@ -353,8 +391,11 @@ class Machine(RuleBasedStateMachine):
             else:
                 assert _comparable(record, record.queue, record.payload) == job.shown(), job_id
         assert self.backend.counts(now=self.now) == self.model.counts(self.now)
+        assert self.backend.audit() == []
         for queue in ("q", "r"):
-            assert self.backend.next_due([queue]) == self.model.next_due(queue)
+            for owner, tasks in (("me", None), ("you", None), ("me", {"t"})):
+                found = self.backend.next_due([queue], owner=owner, tasks=tasks)
+                assert found == self.model.next_due(queue, owner, tasks)
 
 
 def check_against_model(

@@ -5,12 +5,16 @@ It must not import pytest; it prints one line per fact and ends when its work or
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 import resource
 import signal
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,11 +66,56 @@ def create(path):
     store.close()
 
 
+def put_when_told(path):
+    """Put one job, and another for each line of input."""
+    store = backend(path)
+    say(put(store))
+    while sys.stdin.readline():
+        say(put(store))
+    store.close()
+
+
 def produce(path):
     """Acknowledge jobs until killed."""
     store = backend(path)
     while True:
         say(put(store))
+
+
+def write(path):
+    """Store jobs without a pause until killed, and look after nothing."""
+    store = backend(path)
+    say(put(store))
+    while True:
+        put(store)
+
+
+def press(path, seconds, threads=4, size=2000):
+    """Write at full speed in threads, with the upkeep that a process with a runtime has. Says how many
+    jobs it stored."""
+    store = backend(path)
+    put(store)
+    say("ready")
+    sys.stdin.readline()
+    end = time.monotonic() + float(seconds)
+    stored = []
+
+    def write():
+        while time.monotonic() < end:
+            stored.append(put(store, payload=bytes(int(size))))
+            claims = store.claim(None, now=time.time(), limit=2, owner=str(os.getpid()), lease=60)
+            store.record([Outcome(c, Verb.COMPLETE, time.time()) for c in claims], now=time.time())
+
+    def maintain():
+        while time.monotonic() < end:
+            time.sleep(0.1 if store.maintain() else 1.0)
+
+    with ThreadPoolExecutor(int(threads) + 1) as pool:
+        futures = [pool.submit(maintain), *(pool.submit(write) for _ in range(int(threads)))]
+        for future in futures:
+            future.result()
+    store.close()
+    say(len(stored))
 
 
 def work(path, owner, own, total):
@@ -103,6 +152,34 @@ def own(path, owner, jobs):
     say(len(claims))
     sys.stdin.readline()
     store.close()
+
+
+def begin(path, owner, begun):
+    """Be a runtime that holds every job and has begun so many of them, until killed."""
+    store = backend(path)
+    now = time.time()
+    store.announce(ProcessRecord(owner, os.getpid(), "here", now, now, b"{}"))
+    claims = store.claim(None, now=now, limit=1000, owner=owner, lease=3600)
+    for claim in claims[: int(begun)]:
+        store.mark_begun(claim)
+    say(len(claims))
+    sys.stdin.readline()
+
+
+def fork_marks(path, owner):
+    """Be a runtime whose fork begins what is the parent's."""
+    store = backend(path)
+    now = time.time()
+    store.announce(ProcessRecord(owner, os.getpid(), "here", now, now, b"{}"))
+    mine, other = store.claim(None, now=now, limit=2, owner=owner, lease=3600)
+    child = os.fork()
+    if child == 0:
+        store.mark_begun(other)
+        os._exit(0)
+    os.waitpid(child, 0)
+    store.mark_begun(mine)
+    say(mine.id, other.id)
+    sys.stdin.readline()
 
 
 def look(path):
@@ -253,6 +330,138 @@ def fork_owner(path):
         os._exit(0)
     say(bell.wait(5))
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupted(path, rounds):
+    """Use the store again and again, while a signal handler and a finalizer use it in between."""
+    store = backend(path)
+    known = put(store)
+    now = time.time()
+    store.announce(ProcessRecord("me", os.getpid(), "here", now, now, b"{}"))
+    bell = store.open_doorbell("me")
+    other = backend(path)
+    tries = {"served": 0, "refused": 0}
+
+    def use(timeout=5.0):
+        put(store, timeout=timeout)
+        store.get(known)
+        store.processes()
+        store.health()
+        if also := store.open_doorbell("also me"):
+            also.close()
+        bell.wait(0)
+        store.maintain()
+        store.health(probe=False)
+
+    def use_in_between(*signal_and_frame):
+        if tries["served"] + tries["refused"] >= 20 * int(rounds):
+            return
+        try:
+            use(timeout=0.5)
+            other.get(known)
+            other.close()
+            tries["served"] += 1
+        except BackendUnavailableError:
+            tries["refused"] += 1
+
+    class Finalized:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            use_in_between()
+
+    signal.signal(signal.SIGALRM, use_in_between)
+    gc.set_threshold(50)
+    for turn in range(int(rounds)):
+        # One signal in each round, a little later every time: over the rounds it falls everywhere.
+        signal.setitimer(signal.ITIMER_REAL, 0.0001 + (turn % 100) * 0.00003)
+        Finalized()
+        with contextlib.suppress(BackendUnavailableError):
+            use()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    gc.set_threshold(700)
+    put(store)
+    store.withdraw("me")
+    bell.close()
+    for one in (store, other):
+        one.close()
+    say(tries["served"], tries["refused"])
+
+
+def fork_beside_makers(path, times):
+    """Fork while other threads make backends; every child commits once. Says how many did, and how many
+    of their jobs are present."""
+
+    class Slow(weakref.WeakSet):
+        """So that what comes while a fork goes through it is sure to come."""
+
+        def __iter__(self):
+            for item in super().__iter__():
+                time.sleep(0.002)
+                yield item
+
+    forking._watched = Slow()
+    store = backend(path)
+    put(store)
+    stop = threading.Event()
+
+    def make():
+        kept = []
+        while not stop.is_set():
+            kept.append(backend(path))
+            if len(kept) > 20:
+                kept.clear()
+
+    threads = [threading.Thread(target=make) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    acknowledged = []
+    for _ in range(int(times)):
+        put(store)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            os.write(writing, put(store).encode())
+            store.close()
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as answer:
+            acknowledged.append(answer.read())
+        os.waitpid(child, 0)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    present = sum(store.get(job_id) is not None for job_id in acknowledged)
+    store.close()
+    say(len(list(filter(None, acknowledged))), present)
+
+
+def fork_in_c(path):
+    """Fork as a server written in C does, without Python's hooks, while the store is open."""
+    store = backend(path)
+    known = put(store)
+    store.get(known)
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        for attempt in (
+            lambda: put(store),
+            lambda: store.get(known),
+            lambda: put(backend(path)),
+            lambda: backend(path).get(known),
+        ):
+            try:
+                attempt()
+                say("served")
+            except BackendUnavailableError as error:
+                say(error.reason)
+        say(store.health().ok, store.health(probe=False).ok)
+        os._exit(0)
+    os.waitpid(child, 0)
+    put(store)
+    say(sum(store.counts(now=time.time()).values()))
+    store.close()
 
 
 if __name__ == "__main__":

@@ -60,12 +60,15 @@ def total(backend: SQLiteBackend) -> int:
 
 
 @contextmanager
-def child(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+def child(*arguments: object, stderr: int | None = None) -> Iterator[subprocess.Popen[str]]:
     """A process that runs a verb of `sqlite_child.py`; it is killed if it still runs at the end."""
+    # Since 3.12 Python warns of every fork beside threads, and such forks are what is tried.
+    quiet = ("-W", "ignore:This process:DeprecationWarning")
     process = subprocess.Popen(
-        [sys.executable, str(CHILD), *map(str, arguments)],
+        [sys.executable, *quiet, str(CHILD), *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )

@@ -7,7 +7,11 @@ import gc
 import itertools
 import os
 import sys
+import threading
 from collections.abc import Callable
+from itertools import count
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -23,7 +27,9 @@ from backends.conformance import (
 )
 from flask_delayq.backends import open_backend
 from flask_delayq.backends.memory import MemoryBackend
-from flask_delayq.errors import ConfigurationError
+from flask_delayq.backends.memory.rows import Line
+from flask_delayq.errors import BackendUnavailableError, ConfigurationError
+from flask_delayq.job import ClaimFor
 from flask_delayq.testing import FakeClock
 
 _numbers = itertools.count()
@@ -117,3 +123,80 @@ def test_a_forked_child_has_an_empty_store_that_works(backend: MemoryBackend) ->
             os._exit(0 if ok else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert len(take(backend)) == 1
+
+
+# --- code that comes in the middle: finalizers, signal handlers, exceptions from outside --------------
+
+
+def test_a_use_inside_another_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = MemoryBackend("memory://", clock=FakeClock())
+    refused: list[str | None] = []
+    join = Line.join
+
+    def finalize(*args: Any) -> None:
+        with pytest.raises(BackendUnavailableError) as caught:
+            backend.enqueue([new("inside")], now=NOW, timeout=5)
+        refused.append(caught.value.reason)
+        join(*args)
+
+    monkeypatch.setattr(Line, "join", finalize)
+    thread = threading.Thread(
+        target=lambda: backend.enqueue([new("outside")], now=NOW, timeout=5), daemon=True
+    )
+    thread.start()
+    thread.join(5)
+    assert refused == ["locked"]
+    assert backend.get("inside") is None
+    assert backend.get("outside")
+
+
+class TooLong(BaseException):
+    """What a time limit throws into a thread."""
+
+
+def strike(after: int, call: Callable[[], Any]) -> bool:
+    """Throw TooLong where CPython delivers it: after the so-many-th call; whether there were so many."""
+    left = after
+
+    def profile(frame: FrameType, event: str, arg: Any) -> None:
+        nonlocal left
+        if event != "c_call" and "memory" in frame.f_code.co_filename:
+            left -= 1
+            if left == 0:
+                sys.setprofile(None)
+                raise TooLong
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        call()
+    except TooLong:
+        return True
+    finally:
+        sys.setprofile(before)
+    return False
+
+
+@pytest.mark.parametrize("slots", [0, 3])
+@pytest.mark.parametrize("many", [1, 3])
+def test_an_enqueue_that_is_cut_off_stores_all_or_nothing_and_may_be_repeated(
+    many: int, slots: int
+) -> None:
+    jobs = [new(f"j{n}") for n in range(many)]
+    wish = ClaimFor("me", 60, slots)
+    for point in count(1):
+        backend = MemoryBackend("memory://", clock=FakeClock())
+        struck = strike(
+            point, lambda backend=backend: backend.enqueue(jobs, now=NOW, timeout=5, claim_for=wish)
+        )
+        assert len([job for job in jobs if backend.get(job.id)]) in (0, many)
+        backend.enqueue(jobs, now=NOW, timeout=5)
+        backend.withdraw("me")
+        counts = backend.counts(now=NOW)
+        assert (counts["ready"], counts["running"]) == (many, 0), point
+        claims = backend.claim(None, now=NOW, limit=10, owner="other", lease=60)
+        assert sorted(claim.id for claim in claims) == [job.id for job in jobs], point
+        assert backend.counts(now=NOW)["ready"] == 0
+        if not struck:
+            assert point > 5
+            break

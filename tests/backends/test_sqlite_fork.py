@@ -5,10 +5,14 @@ It must not fork the test process itself; the children of `sqlite_child.py` do t
 
 from __future__ import annotations
 
+import subprocess
+import threading
+
 import apsw
 import pytest
 
 from backends.sqlite_kit import child, line, opened, tell, total
+from flask_delayq.backends.sqlite.location import StoreFile
 
 
 @pytest.fixture
@@ -35,6 +39,34 @@ def test_a_child_forked_too_early_refuses_the_store_and_its_parent_goes_on(path)
     with child("fork_in_a_hurry", path) as process:
         assert [line(process) for _ in range(5)] == ["closed", "closed", "closed", "False", "2"]
         assert process.wait(20) == 0
+
+
+def test_a_fork_beside_threads_that_make_backends_is_prepared(path):
+    with child("fork_beside_makers", path, 5, stderr=subprocess.PIPE) as process:
+        assert line(process) == "5 5"
+        assert process.wait(30) == 0
+        assert process.stderr.read() == ""
+
+
+def test_a_child_forked_without_hooks_refuses_the_store_and_its_parent_goes_on(path):
+    with child("fork_in_c", path) as process:
+        assert [line(process) for _ in range(6)] == [*["closed"] * 4, "False False", "2"]
+        assert process.wait(20) == 0
+
+
+def test_in_a_child_all_that_are_on_one_path_still_open_it_one_at_a_time(path):
+    held, *others = files = [StoreFile(str(path), str(path)) for _ in range(3)]
+    other_path = StoreFile(f"{path}2", f"{path}2")
+    assert held.guard.acquire()  # by a thread that the child does not have
+    for file in files:
+        file.forget_lock()
+    assert {id(file.guard) for file in others} == {id(held.guard)} != {id(other_path.guard)}
+    assert StoreFile(str(path), str(path)).guard is held.guard
+    taken = []
+    thread = threading.Thread(target=lambda: taken.append(held.guard.acquire(timeout=1)))
+    thread.start()
+    thread.join(5)
+    assert taken == [True]
 
 
 def test_a_child_tells_whether_its_parent_lives(path):

@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from flask import Flask
@@ -248,3 +249,37 @@ def test_a_client_library_is_imported_by_the_backend_that_needs_it_alone() -> No
     code = "import sys, flask_delayq; sys.exit('apsw' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], timeout=30, check=False)
     assert ran.returncode == 0
+
+
+def test_two_apps_of_one_process_that_run_the_jobs_of_one_store_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    apps: list[Flask] = []
+
+    def create_app(name: str) -> DelayQ:
+        apps.append(named_app("shop", DELAYQ_URL=f"sqlite:///{tmp_path}/{name}"))
+        return DelayQ(apps[-1])
+
+    one, other, again = create_app("store"), create_app("another"), create_app("store")
+    try:
+        one.start()
+        other.start()
+        assert caplog.messages == []
+        again.start()
+        (line,) = caplog.messages
+        assert line.startswith("2 app objects of this process run the jobs of sqlite:///")
+        assert "each with DELAYQ_WORKERS threads" in line
+    finally:
+        for delayq in (one, other, again):
+            delayq.state.close()
+
+
+def test_under_apache_jobs_get_less_time_than_apache_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = named_app("shop", DELAYQ_URL="memory://")
+    state = DelayQ(app).state
+    assert state.drain_timeout == 5.0
+    module = ModuleType("mod_wsgi")
+    monkeypatch.setitem(sys.modules, "mod_wsgi", module)
+    assert state.drain_timeout == 5.0
+    module.process_group = "site"  # type: ignore[attr-defined]
+    assert state.drain_timeout == 2.0

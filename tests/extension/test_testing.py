@@ -415,13 +415,23 @@ def test_two(delayq_clock):
 
 
 def test_a_project_without_any_app_does_not_notice_the_plugin(tmp_path: Path) -> None:
+    """What the libraries beneath bring is not counted; some of them import asyncio themselves."""
     source = """
-import sys, threading
+import pathlib, sys, threading
+import blinker, flask, msgspec
 
 def test_it():
     assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
-    assert not {"apsw", "asyncio", "sqlite3"} & set(sys.modules)
+    pathlib.Path("loaded").write_text("\\n".join(sys.modules))
 """
-    ended = run_pytest(tmp_path, source, "-W", "error")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert list(tmp_path.glob("*.sqlite3")) == []
+    loaded = {}
+    for how in ("with", "without"):
+        folder = tmp_path / how
+        folder.mkdir()
+        without = ["-p", "no:delayq"] if how == "without" else []
+        ended = run_pytest(folder, source, "-W", "error", *without)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        loaded[how] = set((folder / "loaded").read_text().splitlines())
+        assert list(folder.glob("*.sqlite3")) == []
+    assert PLUGIN in loaded["with"] - loaded["without"]
+    assert not {"apsw", "asyncio", "sqlite3"} & (loaded["with"] - loaded["without"])

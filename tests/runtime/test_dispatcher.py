@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from flask_delayq.job import Stored
 from flask_delayq.runtime.dispatcher import SAFETY, UNSTARTED_LIMIT
+from flask_delayq.runtime.pool import COUNTS
+from flask_delayq.runtime.wheel import TimingWheel
 from runtime_parts import Parts
 
 
@@ -160,8 +163,8 @@ def test_jobs_that_go_back_unstarted_are_not_claimed_again_at_once() -> None:
     parts.dispatcher.ring()
     parts.turn()
     assert len(parts.items) == 500
-    for held in parts.items[:2]:  # two long ones
-        assert parts.claims.begin(held)
+    for ident, held in enumerate(parts.items[:2]):  # two long ones
+        assert parts.claims.begin(held, parts.executor.start(held.claim), ident)
     parts.clock.advance(UNSTARTED_LIMIT)
     parts.turn()
     assert parts.claims.oldest_unstarted() is None
@@ -222,3 +225,140 @@ def test_many_far_jobs_are_read_page_by_page(parts: Parts) -> None:
         pages += 1
     assert pages >= 2
     assert len(fresh.dispatcher._wheel) == 9000
+
+
+# --- code that comes in the middle: finalizers, signal handlers, exceptions from outside --------------
+
+
+def test_a_finalizer_that_enqueues_in_the_middle_of_a_turn_is_served(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.client.runner = parts.dispatcher
+    task = parts.task()
+    parts.turn()
+    job = task.enqueue_in(0.5)
+    add = TimingWheel.add
+    inside: list[str] = []
+
+    def add_and_finalize(wheel: TimingWheel, key: str, due: float) -> None:
+        add(wheel, key, due)
+        if not inside:
+            inside.append("")
+            inside[0] = task.enqueue_in(0.2).id
+
+    monkeypatch.setattr(TimingWheel, "add", add_and_finalize)
+    waits: list[float] = []
+    thread = threading.Thread(target=lambda: waits.append(parts.turn()), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert waits, "it stands still"
+    assert parts.turn() == pytest.approx(0.2)
+    parts.clock.advance(0.5)
+    parts.turn()
+    assert parts.run_all() == [inside[0], job.id]
+
+
+def test_a_job_stored_while_the_sleep_is_worked_out_shortens_it(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.client.runner = parts.dispatcher
+    task = parts.task()
+    parts.turn()
+    next_due = TimingWheel.next_due
+
+    def meanwhile(wheel: TimingWheel) -> float | None:
+        found = next_due(wheel)
+        monkeypatch.undo()
+        task.enqueue_in(0.2)
+        return found
+
+    monkeypatch.setattr(TimingWheel, "next_due", meanwhile)
+    assert parts.turn() == 0.0
+    assert parts.turn() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("cut_off", ["reserve", "hand_over", "between"])
+def test_places_taken_along_by_threads_that_were_cut_off_come_back(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, cut_off: str
+) -> None:
+    dispatcher, pool = parts.dispatcher, parts.pool
+    parts.turn()
+    if cut_off == "reserve":
+        assert pool.reserve(10_000)
+    else:
+        while (reserved := dispatcher.reserve(1)) is not None:
+            if cut_off == "hand_over":
+                with monkeypatch.context() as patch:
+                    patch.setattr(pool, "give_back", lambda places: None)
+                    dispatcher.hand_over(reserved, ())
+    assert pool.busy == pool.places
+    parts.client.runner = dispatcher
+    job = parts.task().enqueue()
+    parts.clock.advance(parts.settings.enqueue_timeout + 2 * SAFETY)
+    ran: list[str] = []
+    for _ in range(COUNTS):
+        parts.clock.advance(SAFETY)
+        parts.turn()
+        ran += parts.run_all()
+    assert ran == [job.id]
+    assert pool.busy == 0
+
+
+def test_places_of_jobs_that_run_and_of_threads_that_enqueue_are_not_lost() -> None:
+    parts = Parts(workers=3)
+    parts.task().enqueue()
+    parts.turn()
+    (held,) = parts.items
+    assert parts.claims.begin(held, parts.executor.start(held.claim), 1)
+    parts.clock.advance(60)
+    reserved = parts.dispatcher.reserve(1)
+    assert reserved
+    for _ in range(2 * COUNTS):
+        parts.clock.advance(parts.settings.enqueue_timeout / COUNTS / 2)
+        parts.turn()
+    assert parts.pool.busy == 2
+    parts.dispatcher.hand_over(reserved, ())
+    assert parts.pool.busy == 1
+
+
+def test_a_place_that_was_taken_for_lost_is_not_there_twice(parts: Parts) -> None:
+    parts.turn()
+    reserved = parts.dispatcher.reserve(1)
+    assert reserved
+    for _ in range(COUNTS + 1):
+        parts.clock.advance(parts.settings.enqueue_timeout + 2 * SAFETY)
+        parts.turn()
+    assert parts.pool.busy == 0
+    parts.dispatcher.hand_over(reserved, ())  # its thread had only stood still
+    assert parts.pool.busy == -1
+    for _ in range(COUNTS):
+        parts.clock.advance(SAFETY)
+        parts.turn()
+    assert parts.pool.busy == 0
+
+
+# --- how old a claim is -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("waits", ["before", "after"])
+def test_a_claim_may_begin_after_a_long_wait_for_the_store_and_not_after_one_on_the_way_here(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, waits: str
+) -> None:
+    parts.task().enqueue()
+    claim, wait = parts.backend.claim, parts.settings.lease / 2
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        if waits == "before":
+            parts.clock.advance(wait)
+        claims = claim(*args, **kwargs)
+        if waits == "after":
+            parts.clock.advance(wait)
+        return claims
+
+    monkeypatch.setattr(parts.backend, "claim", slow)
+    parts.dispatcher.ring()
+    parts.turn()
+    (held,) = parts.items
+    young = parts.clock.monotonic() - parts.settings.lease / 6
+    run = parts.executor.start(held.claim)
+    assert parts.claims.begin(held, run, 1, young) is (waits == "before")

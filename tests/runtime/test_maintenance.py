@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from flask_delayq.job import ProcessRecord, Stored
-from flask_delayq.runtime.maintenance import PRUNE_BATCH, Maintenance
+from flask_delayq.job import ProcessRecord, ScheduleRecord, Stored
+from flask_delayq.runtime.maintenance import PRUNE_BATCH, RESCUE_BATCH, Maintenance
 from runtime_parts import Parts
 
 
@@ -18,12 +18,15 @@ class Upkeep:
         self.parts = parts
         self.ready = 0
         self.waiting = 0
+        self.may_judge = True
         self.maintenance = Maintenance(
             parts.backend,
             parts.registry,
             parts.settings,
             parts.clock,
-            self,
+            lambda signal, **facts: None,
+            "owner",
+            lambda: parts.clock.monotonic() if self.may_judge else None,
             self._describe,
             self._on_ready,
             self._on_waiting,
@@ -70,6 +73,18 @@ def test_the_record_is_refreshed_every_ten_seconds() -> None:
     assert upkeep.parts.backend.processes()[0].seen_at == first + 10
 
 
+def test_a_turn_that_waits_for_the_store_is_no_clock_that_was_set_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = Parts()
+    upkeep = Upkeep(parts)
+    upkeep.turn()
+    monkeypatch.setattr(parts.backend, "announce", lambda process: parts.clock.advance(5))
+    parts.clock.advance(10)
+    upkeep.turn()
+    assert "set back" not in caplog.text
+
+
 def test_a_lease_is_rescued_exactly_at_its_end() -> None:
     parts = Parts()
     upkeep = Upkeep(parts)
@@ -83,6 +98,19 @@ def test_a_lease_is_rescued_exactly_at_its_end() -> None:
     record = parts.backend.get(job.id)
     assert (record.stored, record.rescues, record.attempt) == (Stored.WAITING, 1, 0)
     assert upkeep.waiting == 1
+
+
+def test_many_lost_jobs_are_taken_back_without_a_pause() -> None:
+    parts = Parts()
+    upkeep = Upkeep(parts)
+    parts.task().enqueue_many([()] * (2 * RESCUE_BATCH + 1))
+    upkeep.turn()
+    parts.backend.claim(None, now=parts.clock.now(), limit=1000, owner="dead", lease=60)
+    parts.clock.advance(60)
+    pauses = [upkeep.turn() for _ in range(3)]
+    assert {job.rescues for job in jobs_of(parts)} == {1}
+    assert max(pauses[:2]) < 0.1
+    assert pauses[2] > 0.5
 
 
 def test_a_new_schedule_begins_with_its_next_occurrence_and_fires_once() -> None:
@@ -113,6 +141,35 @@ def test_after_a_downtime_one_job_is_enqueued_for_all_that_was_missed() -> None:
     parts.clock.advance(1)
     upkeep.turn()
     assert len(jobs_of(parts)) == 2
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        '{"type":"cron","line":"0 3 * * *","timezone":"America/Nowhere"}',
+        '{"type":"cron","line":"0 3 * * *","timezone":"../etc"}',
+        '{"type":"cron","line":"0 0 31 2 *"}',
+        '{"type":"cron","line":"every noon"}',
+        '{"type":"every","seconds":1e-300}',
+        '{"type":"yearly"}',
+        "{",
+    ],
+)
+def test_a_schedule_that_cannot_be_used_here_is_told_once_and_holds_up_nothing(
+    rule: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = Parts()
+    upkeep = Upkeep(parts)
+    parts.task(every=10, name="tick")
+    strange = ScheduleRecord("strange", "tick", b"{}", rule, "default", 1, 0.0, from_code=False)
+    parts.backend.put_schedule(strange)
+    for _ in range(9):
+        upkeep.turn()
+        parts.clock.advance(10)
+    assert upkeep.ready == 1
+    assert {job.schedule for job in jobs_of(parts)} == {"tick"}
+    (said,) = [text for text in caplog.messages if "'strange'" in text]
+    assert "cannot be used" in said
 
 
 def test_two_processes_enqueue_one_occurrence() -> None:
@@ -161,3 +218,24 @@ def test_finished_jobs_are_pruned_in_small_batches() -> None:
     assert len(jobs_of(parts)) == 50
     upkeep.turn()
     assert jobs_of(parts) == []
+
+
+def test_queues_that_nobody_uses_any_more_do_not_stay_for_ever() -> None:
+    parts = Parts(retention=60.0)
+    upkeep = Upkeep(parts)
+    task = parts.task()
+    task.options(queue="used").enqueue_in(864_000)
+    upkeep.turn()
+    for number in range(300):
+        job = task.options(queue=f"invented{number}").enqueue_in(1)
+        parts.backend.cancel(job.id, now=parts.clock.now())
+
+    def names() -> list[str]:
+        return [queue.name for queue in parts.backend.queues(now=parts.clock.now())]
+
+    assert len(names()) == 301
+    for _ in range(3):
+        parts.clock.advance(3600)
+        while upkeep.turn() < 0.1:  # there is more to prune
+            pass
+    assert names() == ["used"]

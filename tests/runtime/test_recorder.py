@@ -8,8 +8,11 @@ import pytest
 
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.job import Claim, Outcome, Stored, Verb
+from flask_delayq.runtime import recorder
 from flask_delayq.runtime.claims import Held
-from flask_delayq.runtime.recorder import PAUSE
+from flask_delayq.runtime.dispatcher import SAFETY
+from flask_delayq.runtime.ended import Ended
+from flask_delayq.runtime.recorder import PAUSE, SMALL
 from flask_delayq.testing.faults import Fault, FaultyBackend
 from runtime_parts import Parts
 
@@ -19,13 +22,11 @@ def claimed(parts: Parts, jobs: int) -> list[Claim]:
     claims: list[Claim] = parts.backend.claim(
         None, now=parts.clock.now(), limit=jobs, owner="owner", lease=60
     )
-    for claim in claims:
-        parts.claims.add(Held(claim, None, 0.0, 0.0))
     return claims
 
 
-def done(parts: Parts, claim: Claim) -> Outcome:
-    return Outcome(claim, Verb.COMPLETE, parts.clock.now())
+def done(parts: Parts, claim: Claim) -> Ended:
+    return Ended(Outcome(claim, Verb.COMPLETE, parts.clock.now()))
 
 
 def test_what_arrived_is_written_as_one_group() -> None:
@@ -34,11 +35,11 @@ def test_what_arrived_is_written_as_one_group() -> None:
     claims = claimed(parts, 5)
     for claim in claims:
         parts.recorder.add(done(parts, claim))
-    assert parts.woken == 1
+    assert parts.woken
     assert parts.recorder.turn(parts.clock.now()) is None
     assert faulty.calls["record"] == 1
     assert parts.recorded == [claim.id for claim in claims]
-    assert len(parts.claims) == 0
+    assert parts.claims.is_idle
 
 
 def test_outcomes_that_come_all_the_time_gather_for_a_moment() -> None:
@@ -63,6 +64,24 @@ def test_outcomes_that_come_all_the_time_gather_for_a_moment() -> None:
     assert parts.woken == 2, "after a rest the next one is written at once"
 
 
+def test_after_a_wake_up_that_was_cut_off_the_next_outcome_wakes() -> None:
+    """By an exception that was thrown into the worker just there."""
+    parts = Parts()
+    wake, strikes = parts.recorder._wake, [TimeoutError()]
+
+    def cut_off_once() -> None:
+        if strikes:
+            raise strikes.pop()
+        wake()
+
+    parts.recorder._wake = cut_off_once
+    first, second = (done(parts, claim) for claim in claimed(parts, 2))
+    with pytest.raises(TimeoutError):
+        parts.recorder.add(first)
+    parts.recorder.add(second)
+    assert parts.woken == 1
+
+
 def test_while_the_store_is_away_outcomes_and_claims_are_kept() -> None:
     faulty = FaultyBackend(Parts().backend, Fault("record", 1), Fault("record", 2))  # type: ignore[abstract]
     parts = Parts(faulty)
@@ -75,6 +94,44 @@ def test_while_the_store_is_away_outcomes_and_claims_are_kept() -> None:
     parts.recorder.turn(parts.clock.now())
     assert parts.backend.get(claim.id).stored is Stored.COMPLETED
     assert parts.claims.held() == []
+
+
+@pytest.mark.parametrize("verb", [Verb.COMPLETE, Verb.FAIL, Verb.CANCEL, Verb.RETRY, Verb.SNOOZE])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_outcome_that_was_stored_behind_an_error_is_not_called_lost(
+    verb: Verb, cancelled: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that says no to what it has, or a server whose answer is lost."""
+    faulty = FaultyBackend(Parts().backend, Fault("record", 1, when="after"))  # type: ignore[abstract]
+    parts = Parts(faulty)
+    (claim,) = claimed(parts, 1)
+    if cancelled:
+        parts.backend.cancel(claim.id, now=parts.clock.now())
+    run_at = parts.clock.now() + 60 if verb in (Verb.RETRY, Verb.SNOOZE) else None
+    parts.recorder.add(Ended(Outcome(claim, verb, parts.clock.now(), run_at, error=b"{}")))
+    with pytest.raises(BackendUnavailableError):
+        parts.recorder.turn(parts.clock.now())
+    parts.recorder.turn(parts.clock.now())
+    assert parts.recorded == [claim.id]
+    assert "its claim was lost" not in caplog.text
+
+
+@pytest.mark.parametrize("verb", [Verb.COMPLETE, Verb.FAIL, Verb.RETRY])
+def test_a_job_that_was_rescued_after_an_error_is_lost(
+    verb: Verb, caplog: pytest.LogCaptureFixture
+) -> None:
+    faulty = FaultyBackend(Parts().backend, Fault("record", 1))  # type: ignore[abstract]
+    parts = Parts(faulty)
+    (claim,) = claimed(parts, 1)
+    run_at = parts.clock.now() + 60 if verb is Verb.RETRY else None
+    parts.recorder.add(Ended(Outcome(claim, verb, parts.clock.now(), run_at, error=b"{}")))
+    with pytest.raises(BackendUnavailableError):
+        parts.recorder.turn(parts.clock.now())
+    taken = Verb.FAIL if verb is Verb.FAIL else Verb.RELEASE
+    faulty.inner.record([Outcome(claim, taken, 0.0)], now=parts.clock.now())
+    parts.recorder.turn(parts.clock.now())
+    assert parts.recorded == []
+    assert "its claim was lost" in caplog.text
 
 
 def test_an_outcome_of_a_lost_claim_changes_nothing_and_is_logged(
@@ -94,9 +151,66 @@ def test_an_outcome_of_a_lost_claim_changes_nothing_and_is_logged(
 def test_an_interrupted_job_stays_held() -> None:
     parts = Parts()
     (claim,) = claimed(parts, 1)
-    parts.recorder.add(Outcome(claim, Verb.INTERRUPT, parts.clock.now()))
+    held = Held(claim, None, 0.0, 0.0)
+    parts.claims.add(held)
+    assert parts.claims.begin(held, parts.executor.start(claim), 1)
+    parts.recorder.add_all([Outcome(claim, Verb.INTERRUPT, parts.clock.now())])
     parts.recorder.turn(parts.clock.now())
     assert parts.claims.held() == [claim]
     parts.recorder.add(done(parts, claim))
     parts.recorder.turn(parts.clock.now())
     assert parts.backend.get(claim.id).stored is Stored.COMPLETED
+
+
+# --- what is kept while the store is away ----------------------------------------------------------
+
+
+def test_large_outcomes_are_counted_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand results of a megabyte would be ten gigabytes."""
+    monkeypatch.setattr(recorder, "BACKLOG_BYTES", 1000 * SMALL)
+    faulty = FaultyBackend(Parts().backend, Fault("record", 1))  # type: ignore[abstract]
+    parts = Parts(faulty)
+    big = bytes(100 * SMALL)
+    ends = []
+    for claim in claimed(parts, 11):
+        assert not parts.recorder.is_full
+        result, error = (big, None) if len(ends) % 2 else (None, big)
+        outcome = Outcome(claim, Verb.FAIL if error else Verb.COMPLETE, 0.0, None, result, error)
+        ends.append(Ended(outcome))
+        parts.recorder.add(ends[-1])
+    assert parts.recorder.is_full and parts.recorder.backlog == 11
+    parts.recorder.add(ends[-1])  # by a worker that was cut off and is not sure
+    with pytest.raises(BackendUnavailableError):
+        parts.recorder.turn(parts.clock.now())
+    assert parts.recorder.is_full
+    parts.recorder.turn(parts.clock.now())
+    assert not parts.recorder.is_full
+    assert (parts.recorder._bytes, parts.recorder.backlog) == (0, 0)
+    assert len(parts.recorded) == 11
+
+
+def test_nothing_is_claimed_while_more_is_kept_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "BACKLOG_BYTES", SMALL)
+    parts = Parts()
+    (claim,) = claimed(parts, 1)
+    parts.recorder.add(Ended(Outcome(claim, Verb.COMPLETE, 0.0, None, bytes(SMALL + 1))))
+    parts.client.runner = parts.dispatcher
+    parts.task().enqueue()
+    parts.dispatcher.ring()
+    parts.turn()
+    assert parts.items == []
+    parts.clock.advance(SAFETY)
+    assert parts.turn() == SAFETY, "that a job is due is no reason to look again at once"
+
+
+def test_the_same_end_twice_is_written_and_told_once() -> None:
+    parts = Parts()
+    (claim,) = claimed(parts, 1)
+    end = done(parts, claim)
+    for _ in range(3):
+        parts.recorder.add(end)
+    parts.recorder.turn(parts.clock.now())
+    assert parts.recorded == [claim.id]
+    parts.recorder.add(end)
+    parts.recorder.turn(parts.clock.now())
+    assert parts.recorded == [claim.id] and parts.claims.is_idle

@@ -6,12 +6,19 @@ Must not know threads of the runtime or a store.
 from __future__ import annotations
 
 import threading
+from typing import Any
+
+import pytest
 
 from flask_delayq.backends.memory import MemoryBackend
 from flask_delayq.clock import SystemClock
-from flask_delayq.job import Claim
+from flask_delayq.job import Claim, Outcome, Verb
 from flask_delayq.running import RunningJob
 from flask_delayq.runtime.claims import Held, HeldClaims
+from flask_delayq.runtime.ended import Ended
+
+ME = 7
+"""The ident of the one worker."""
 
 
 def claim(job_id: str, claim_no: int = 1) -> Claim:
@@ -22,36 +29,93 @@ def held(job_id: str, since: float = 1.0, claim_no: int = 1) -> Held:
     return Held(claim(job_id, claim_no), None, since, since)
 
 
-def test_a_claim_is_held_from_its_arrival_until_it_is_dropped() -> None:
+def run_of(one: Held) -> RunningJob:
+    clock = SystemClock()
+    return RunningJob(one.claim, 0.0, MemoryBackend("memory://", clock=clock), clock)
+
+
+def begin(claims: HeldClaims, one: Held, **options: Any) -> bool:
+    return claims.begin(one, run_of(one), ME, **options)
+
+
+def ended(one: Held) -> Ended:
+    return Ended(Outcome(one.claim, Verb.COMPLETE, 0.0))
+
+
+def test_a_claim_is_held_from_its_arrival_until_its_end_is_written() -> None:
     claims = HeldClaims()
     first = held("a")
+    assert claims.is_idle
     claims.add(first)
     assert claims.held() == [first.claim] and len(claims) == 1
-    assert claims.begin(first)
-    assert claims.held() == [first.claim]
-    claims.drop(first.claim)
-    assert claims.held() == [] and len(claims) == 0
-    claims.drop(first.claim)
+    assert begin(claims, first)
+    assert claims.held() == [first.claim] and claims.running[ME].id == "a"
+    claims.ended.append(ended(first))
+    assert claims.held() == [first.claim], "once, though it is in two stages"
+    del claims.working[ME]
+    assert claims.held() == [first.claim] and not claims.is_idle
+    claims.ended.popleft()
+    assert claims.held() == [] and claims.is_idle
+
+
+class Watched(dict[Any, Any]):
+    """A stage that looks, whenever something leaves it, whether all is still held."""
+
+    claims: HeldClaims
+    seen: list[list[Claim]]
+
+    def pop(self, *key: Any) -> Any:
+        self.seen.append(self.claims.held())
+        found = super().pop(*key)
+        self.seen.append(self.claims.held())
+        return found
+
+    def __delitem__(self, key: Any) -> None:
+        super().__delitem__(key)
+        self.seen.append(self.claims.held())
+
+
+def test_a_claim_that_begins_is_seen_in_every_instant() -> None:
+    """A stop that looks between two steps must find it running."""
+    claims = HeldClaims()
+    claims._unstarted = watched = Watched()
+    watched.claims, watched.seen = claims, []
+    first = held("a")
+    claims.add(first)
+    assert begin(claims, first)
+    assert watched.seen == [[first.claim]] * 2
 
 
 def test_a_claim_begins_once() -> None:
     claims = HeldClaims()
     first = held("a")
     claims.add(first)
-    assert claims.begin(first)
-    assert not claims.begin(first)
-    assert not claims.begin(held("unknown"))
+    assert begin(claims, first)
+    assert not begin(claims, first)
+    assert not begin(claims, held("unknown"))
 
 
 def test_a_claim_that_was_asked_for_too_long_ago_does_not_begin_and_can_be_withdrawn() -> None:
     claims = HeldClaims()
-    late = Held(claim("a"), None, since=9.0, asked_at=1.0)
+    late = Held(claim("a"), None, since=9.0, leased_at=1.0)
     claims.add(late)
-    assert not claims.begin(late, asked_after=1.001)
+    assert not begin(claims, late, leased_after=1.001)
     assert claims.withdraw(9.0) == [late.claim]
 
-    claims.add(just := Held(claim("b"), None, since=9.0, asked_at=1.0))
-    assert claims.begin(just, asked_after=1.0)
+    claims.add(just := Held(claim("b"), None, since=9.0, leased_at=1.0))
+    assert begin(claims, just, leased_after=1.0)
+
+
+def test_nothing_begins_once_closed_and_all_can_be_withdrawn() -> None:
+    claims = HeldClaims()
+    early, late = held("a"), held("b")
+    claims.add(early)
+    claims.close()
+    claims.add(late)
+    assert not begin(claims, early) and not begin(claims, late)
+    assert claims.running == {}
+    assert claims.withdraw(float("inf")) == [early.claim, late.claim]
+    assert claims.is_idle
 
 
 def test_withdrawn_are_those_that_wait_since_the_moment_or_longer_in_order() -> None:
@@ -68,20 +132,23 @@ def test_withdrawn_are_those_that_wait_since_the_moment_or_longer_in_order() -> 
     assert claims.oldest_unstarted() is None
 
 
-def test_what_was_withdrawn_does_not_begin_and_stays_held_until_its_release_is_written() -> None:
+def test_what_was_withdrawn_does_not_begin() -> None:
     claims = HeldClaims()
     one = held("a")
     claims.add(one)
     assert claims.withdraw(1.0) == [one.claim]
-    assert not claims.begin(one)
-    assert claims.held() == [one.claim]
+    assert claims.has_not_begun(one)
+    assert not begin(claims, one)
+    assert claims.running == {}
 
 
 def test_what_has_begun_is_not_withdrawn() -> None:
     claims = HeldClaims()
     one = held("a")
     claims.add(one)
-    assert claims.begin(one)
+    assert claims.has_not_begun(one)
+    assert begin(claims, one)
+    assert not claims.has_not_begun(one)
     assert claims.withdraw(float("inf")) == []
 
 
@@ -91,29 +158,42 @@ def test_a_stale_item_in_a_workers_queue_does_not_begin_the_newer_claim_of_its_j
     claims.add(old)
     assert claims.withdraw(1.0) == [old.claim]
     claims.add(new)  # released, written, and claimed again by this process
-    assert not claims.begin(old)
-    assert claims.begin(new)
+    assert not begin(claims, old)
+    assert begin(claims, new)
 
 
-def test_dropping_an_old_claim_keeps_the_newer_one() -> None:
+@pytest.mark.parametrize("newer_first", [False, True])
+def test_of_a_job_claimed_anew_the_newer_claim_is_renewed(newer_first: bool) -> None:
+    """A renewal of the old one would report the job as lost."""
     claims = HeldClaims()
     old, new = held("a", 1.0, 1), held("a", 2.0, 2)
-    claims.add(old)
     claims.add(new)
-    assert claims.held() == [new.claim], "a renewal of the old one would report the job as lost"
-    claims.drop(old.claim)
+    if newer_first:
+        claims.ended.append(ended(old))
+    else:
+        claims.add(old)
     assert claims.held() == [new.claim]
-    claims.drop(new.claim)
-    assert len(claims) == 0
 
 
 def test_a_running_job_is_told_of_its_cancel() -> None:
     claims = HeldClaims()
-    run = RunningJob(claim("a"), 0.0, MemoryBackend("memory://", clock=SystemClock()), SystemClock())
-    claims.running[threading.get_ident()] = run
+    one = held("a")
+    claims.add(one)
+    assert begin(claims, one)
     assert not claims.request_cancel("b")
     assert claims.request_cancel("a")
-    assert run.cancel_requested
+    assert claims.running[ME].cancel_requested
+
+
+def test_a_run_that_lost_its_job_goes_on_and_is_renewed_no_more() -> None:
+    claims = HeldClaims()
+    one = held("a")
+    claims.add(one)
+    assert not claims.lose(one.claim), "it does not run"
+    assert begin(claims, one)
+    assert claims.lose(one.claim)
+    assert claims.running[ME].cancel_requested
+    assert claims.held() == [] and not claims.is_idle
 
 
 def test_each_claim_is_either_begun_or_withdrawn_however_the_threads_race() -> None:
@@ -125,16 +205,19 @@ def test_each_claim_is_either_begun_or_withdrawn_however_the_threads_race() -> N
     begun: list[list[str]] = [[], []]
     withdrawn: list[list[str]] = [[], []]
 
-    def begin(mine: list[str]) -> None:
+    def begin_all(ident: int, mine: list[str]) -> None:
         start.wait(5)
-        mine.extend(one.claim.id for one in many if claims.begin(one))
+        for one in many:
+            if claims.begin(one, run_of(one), ident):
+                mine.append(one.claim.id)
+                del claims.working[ident]
 
     def withdraw(mine: list[str]) -> None:
         start.wait(5)
         for moment in range(0, 5001, 50):
             mine.extend(one.id for one in claims.withdraw(float(moment)))
 
-    threads = [threading.Thread(target=begin, args=(mine,)) for mine in begun]
+    threads = [threading.Thread(target=begin_all, args=args) for args in enumerate(begun)]
     threads += [threading.Thread(target=withdraw, args=(mine,)) for mine in withdrawn]
     for thread in threads:
         thread.start()
@@ -142,4 +225,4 @@ def test_each_claim_is_either_begun_or_withdrawn_however_the_threads_race() -> N
         thread.join(10)
     taken = [job_id for mine in begun + withdrawn for job_id in mine]
     assert sorted(taken) == sorted(one.claim.id for one in many)
-    assert len(claims) == 5000
+    assert claims.is_idle

@@ -6,12 +6,14 @@ Must not know Flask.
 from __future__ import annotations
 
 import math
+import secrets
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
-from flask_delayq.config import MODES, REDACTED, Settings, url_prefix
+from flask_delayq.config import MODES, REDACTED, Settings, url_prefix, wants_pages
 from flask_delayq.errors import ConfigurationError
 
 TOKEN = "correct-horse-battery"
@@ -27,6 +29,10 @@ def test_an_app_without_settings_runs() -> None:
     settings = read()
     assert settings == Settings(url="sqlite:////srv/app/instance/delayq.sqlite3")
     assert settings.mode == "auto" and settings.queues is None and settings.admin_token == ()
+
+
+def digests(*tokens: str) -> tuple[bytes, ...]:
+    return tuple(sha256(token.encode()).digest() for token in tokens)
 
 
 GOOD: list[tuple[str, Any, Any]] = [
@@ -45,6 +51,10 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("enqueue_timeout", 0.05, 0.05),
     ("max_pending", None, None),
     ("max_pending", 1, 1),
+    ("max_pending_total", None, None),
+    ("unknown_task_timeout", timedelta(days=30), 30 * 86_400.0),
+    ("unknown_task_timeout", 1, 1.0),
+    ("max_pending_total", 500, 500),
     ("max_payload", 64, 64),
     ("max_payload", 1 << 30, 1 << 30),
     ("max_result", "1000", 1000),
@@ -62,9 +72,11 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("sqlite_synchronous", "NORMAL", "NORMAL"),
     ("url_prefix", "/jobs/admin-2", "/jobs/admin-2"),
     ("admin_token", None, ()),
-    ("admin_token", TOKEN, (TOKEN,)),
-    ("admin_token", "a, text with, commas and blanks", ("a, text with, commas and blanks",)),
-    ("admin_token", [TOKEN, "x" * 16], (TOKEN, "x" * 16)),
+    ("admin_token", TOKEN, digests(TOKEN)),
+    ("admin_token", "a, text with, commas and blanks", digests("a, text with, commas and blanks")),
+    ("admin_token", [TOKEN, "0192837465564738"], digests(TOKEN, "0192837465564738")),
+    ("admin_token", "abcdefabcdefabcd", digests("abcdefabcdefabcd")),  # six letters are just enough
+    *(("pages", value, value not in (False, "no")) for value in (True, "1", False, "no")),
     ("redact", "pin, iban", ("pin", "iban")),
     ("redact", [], ()),
 ]
@@ -75,6 +87,19 @@ def test_a_value_that_fits(key: str, value: Any, expected: Any) -> None:
     got = getattr(read(**{key: value}), key)
     assert got == expected and type(got) is type(expected)
 
+
+WEAK = (
+    *(TOKEN + "\n", " " + TOKEN, TOKEN + "\t", [TOKEN, TOKEN + "\r\n"], TOKEN + "\u00a0"),
+    *(TOKEN + "\n" + TOKEN, TOKEN + "\x00" + TOKEN),
+    *(
+        "x" * 16,
+        "ab" * 20,
+        "passwordpassword",
+        "abcdeabcdeabcdea",
+        "0123456789:;<=>?",
+        "ponmlkjihgfedcba",
+    ),
+)
 
 BAD: list[tuple[str, Any]] = [
     *(("url", value) for value in (None, "", 5, b"memory://", ["memory://"])),
@@ -92,6 +117,8 @@ BAD: list[tuple[str, Any]] = [
     *(("drain_timeout", value) for value in (-0.001, -1, "x", 86_401, timedelta(days=2))),
     *(("enqueue_timeout", value) for value in (0, 0.049, 3601, None)),
     *(("max_pending", value) for value in (0, -1, 1_000_000_001, 1.5, True)),
+    ("max_pending_total", 0),
+    ("unknown_task_timeout", 0),
     *(("max_payload", value) for value in (63, (1 << 30) + 1, None)),
     *(("max_result", value) for value in (63, "1e6")),
     *(("retention", value) for value in (-1, None, math.inf, timedelta(days=-1))),
@@ -109,8 +136,10 @@ BAD: list[tuple[str, Any]] = [
     *(("url_prefix", value) for value in ("/a b", "/a?b", "/a#b", "/a\n", "/\\evil", "https://x/y")),
     *(
         ("admin_token", value)
-        for value in ("", "x" * 15, [], [TOKEN, "short"], 5, b"x" * 20, [b"x" * 20], {})
+        for value in ("", TOKEN[:15], [], [TOKEN, "short"], 5, b"x" * 20, [b"x" * 20], {})
     ),
+    *(("admin_token", value) for value in WEAK),
+    *(("pages", value) for value in (None, 1, "maybe", [])),
     *(("redact", value) for value in (None, 5, ["a", 5], "", [""])),
     ("workers", 10**5000),
 ]
@@ -177,6 +206,32 @@ def test_a_token_is_never_in_an_error(value: Any) -> None:
     assert caught.value.__suppress_context__, "a traceback would show what came before"
 
 
+@pytest.mark.parametrize("value", WEAK, ids=range(len(WEAK)))
+def test_a_weak_token_is_refused_with_the_command_that_makes_one(value: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(admin_token=value)
+    said = str(caught.value)
+    assert 'python -c "import secrets; print(secrets.token_urlsafe(32))"' in said
+    assert any(word in said for word in ("white space", "control character", "too easy to guess"))
+    for token in [value] if isinstance(value, str) else value:
+        assert token.strip() not in said
+
+
+def test_tokens_as_the_command_makes_them_are_taken() -> None:
+    for _ in range(500):
+        read(admin_token=secrets.token_urlsafe(32))
+        read(admin_token=secrets.token_hex(16))
+        read(admin_token=secrets.token_urlsafe(12))
+
+
+def test_the_text_of_settings_holds_no_secret() -> None:
+    settings = read(admin_token=[TOKEN], url="postgresql://me:hunter2@host/db")
+    text = repr(settings)
+    assert TOKEN not in text and "hunter2" not in text
+    assert TOKEN.encode() not in settings.admin_token and digests(TOKEN)[0].hex()[:8] not in text
+    assert "url='postgresql://me:[hidden]@host/db'" in text and "workers=4" in text
+
+
 def test_a_password_in_the_url_is_never_in_an_error() -> None:
     with pytest.raises(ConfigurationError) as caught:
         read(url=["postgresql://me:hunter2@host/db"])
@@ -208,6 +263,10 @@ def test_a_tested_app_keeps_its_jobs_in_memory_unless_told_otherwise() -> None:
 def test_the_prefix_can_be_read_alone_and_before_the_rest() -> None:
     assert url_prefix({}) == "/delayq"
     assert url_prefix({"DELAYQ_URL_PREFIX": "/jobs", "DELAYQ_WORKERS": "many"}) == "/jobs"
+    assert wants_pages({}) is True
+    assert wants_pages({"DELAYQ_PAGES": "false", "DELAYQ_WORKERS": "many"}) is False
+    with pytest.raises(ConfigurationError):
+        wants_pages({"DELAYQ_PAGES": "maybe"})
     for bad in (None, "jobs", "/jobs/", "/<int:x>"):
         with pytest.raises(ConfigurationError) as caught:
             url_prefix({"DELAYQ_URL_PREFIX": bad})

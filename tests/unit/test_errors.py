@@ -26,6 +26,7 @@ EXAMPLES: list[tuple[DelayQError, dict[str, Any], type[Exception]]] = [
     (errors.InvalidNameError("queue", LONG), {"value": LONG}, ValueError),
     (errors.JobNotFoundError("j"), {"job_id": "j"}, LookupError),
     (errors.ScheduleNotFoundError("s"), {"name": "s"}, LookupError),
+    (errors.RuleError("no"), {}, ValueError),
     (errors.JobConflictError("j"), {"job_id": "j"}, Exception),
     (
         errors.InvalidTransitionError("j", "ready", "retry"),
@@ -43,6 +44,7 @@ EXAMPLES: list[tuple[DelayQError, dict[str, Any], type[Exception]]] = [
         errors.BackendError,
     ),
     (errors.QueueFullError("mail", 1000), {"queue": "mail", "limit": 1000}, errors.BackendError),
+    (errors.QueueFullError(None, 1000), {"queue": None, "limit": 1000}, errors.BackendError),
     (errors.StoreCorruptError("no"), {}, errors.BackendError),
     (errors.StoreMismatchError("no"), {}, errors.BackendError),
     (errors.UnsupportedOperationError("no"), {}, errors.BackendError),

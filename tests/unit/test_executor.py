@@ -22,18 +22,21 @@ from typing import Any
 import msgspec
 import pytest
 from flask import Flask, current_app, g, has_app_context
+from msgspec import structs
 
 from flask_delayq.backends import open_backend
 from flask_delayq.client import Client
 from flask_delayq.config import Settings
 from flask_delayq.errors import ArgumentError
-from flask_delayq.job import Claim, Failure, Outcome, Stored, Verb
+from flask_delayq.job import Claim, Failure, Outcome, ProcessRecord, Stored, Verb
 from flask_delayq.options import declare_task
 from flask_delayq.retry import RETRIES_ON_REQUEST, Cancel, Retry, RetryPolicy, Snooze, Steer
 from flask_delayq.running import running_job
 from flask_delayq.runtime.executor import TEXT_LIMIT, Executor, describe
-from flask_delayq.runtime.puzzles import PATIENCE
-from flask_delayq.serializer import decode, decode_failure
+from flask_delayq.runtime.mismatches import PATIENCE
+from flask_delayq.runtime.peers import fingerprint
+from flask_delayq.runtime.teller import Teller
+from flask_delayq.serializer import decode, decode_failure, encode
 from flask_delayq.signals import (
     job_cancelled,
     job_completed,
@@ -57,6 +60,7 @@ class Bench:
         self.backend: Any = open_backend("memory://", clock=self.clock)
         self.registry = TaskRegistry()
         self.client = Client(self.backend, self.registry, self.settings, self.clock, self.app)
+        self.teller = Teller(self.backend, self.app, self.app.app_context, self.clock)
         self.executor = Executor(
             self.registry, self.backend, self.settings, self.clock, self.app.app_context, self.app
         )
@@ -73,11 +77,14 @@ class Bench:
         return claim  # type: ignore[no-any-return]
 
     def execute(self, claim: Claim, values: Any = None) -> Outcome:
-        return self.executor.execute(self.executor.start(claim), values)
+        self.ended = self.executor.execute(self.executor.start(claim), values)
+        return self.ended.outcome
 
     def run_next(self) -> Outcome:
         outcome = self.execute(self.claim())
         assert self.backend.record([outcome], now=self.clock.now()) == [True]
+        self.teller.tell_end(self.ended)
+        self.teller.turn(self.clock.now())
         return outcome
 
     def run(self, function: Callable[..., Any], *args: Any, **options: Any) -> Outcome:
@@ -352,6 +359,28 @@ def test_an_exception_group_is_shown_with_its_parts(bench: Bench) -> None:
     assert "one" in found.traceback and "two" in found.traceback
 
 
+HOSTILE = "\u202eevil\x1b]0;pwned\x07\x1b[2J\r\x85\n2026-11-21 15:00:00 CRITICAL root: forged"
+
+
+def test_what_a_failed_task_says_cannot_steer_the_terminal_of_a_log_or_forge_a_line(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.run(raising(ValueError(HOSTILE)))
+
+    def receive(sender: Any, **facts: Any) -> None:
+        raise ValueError(HOSTILE)
+
+    with job_failed.connected_to(receive):
+        bench.run(raising(ValueError("plain")))
+    assert len(caplog.records) == 3
+    for record in caplog.records:
+        first, *others = record.getMessage().split("\n")
+        assert first.startswith(("job ", "a receiver of "))
+        assert others and all(line.startswith("  ") and line.isprintable() for line in others)
+    assert "\\u202eevil\\x1b]0;pwned\\x07\\x1b[2J\\r\\x85" in caplog.records[0].getMessage()
+    assert "raise error" in caplog.records[0].getMessage()
+
+
 def test_one_log_line_even_for_a_message_of_many(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.run(raising(ValueError("a\nERROR forged line")), max_attempts=2)
     assert caplog.records[0].levelname == "WARNING"
@@ -512,26 +541,77 @@ def test_a_wish_in_the_middle_of_cleaning_up_counts(bench: Bench) -> None:
     assert bench.run(function).verb is Verb.SNOOZE
 
 
-# --- what is not understood ---------------------------------------------------------------------
+# --- what does not fit the code here ------------------------------------------------------------
 
 
 def foreign_claim(bench: Bench, claim_no: int, task: str = "gone", payload: bytes = b"{}") -> Claim:
     return Claim("j", task, "default", payload, "me", claim_no, 1, bench.clock.now())
 
 
-def test_an_unknown_task_waits_for_code_that_knows_it_and_then_fails(
+def test_a_job_of_an_unknown_task_goes_back_at_once_however_long_that_goes_on(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "flask_delayq")
+    assert bench.executor.strangers.tasks is None
+    for number in range(1, 50):
+        outcome = bench.execute(foreign_claim(bench, number))
+        assert (outcome.verb, outcome.run_at) == (Verb.RELEASE, None)
+        bench.clock.advance(86_400)
+    assert len([r for r in caplog.records if "'gone'" in r.getMessage()]) == 1
+    bench.task(lambda: 5, name="here", aliases=["once"])
+    assert set(bench.executor.strangers.tasks or ()) == {"here", "once"}
+
+
+def test_a_job_that_is_left_to_others_has_not_begun_here(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If this process dies before the job went back, nobody may think that it ran."""
+    begun: list[str] = []
+    monkeypatch.setattr(bench.backend, "mark_begun", lambda claim: begun.append(claim.task))
+    bench.task(lambda: 5, name="here")
+    bench.execute(foreign_claim(bench, 1))
+    bench.execute(foreign_claim(bench, 2, "here"))
+    assert begun == ["here"]
+
+
+def test_arguments_that_do_not_fit_are_looked_at_again_ever_more_rarely(bench: Bench) -> None:
+    bench.task(lambda x: x, name="mail")
     pauses: list[float] = []
     while sum(pauses) < PATIENCE:
-        outcome = bench.execute(foreign_claim(bench, 500))  # however often others had it
+        outcome = bench.execute(foreign_claim(bench, 500, "mail", b"{}"))  # however often others had it
         assert outcome.verb is Verb.SNOOZE and outcome.run_at is not None
         pauses.append(round(outcome.run_at - bench.clock.now(), 3))
         bench.clock.advance(pauses[-1])
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
-    last = bench.execute(foreign_claim(bench, 501))
-    assert last.verb is Verb.FAIL
-    assert failure(last).type == "TaskNotFoundError" and "'gone'" in failure(last).message
+    assert bench.execute(foreign_claim(bench, 501, "mail", b"{}")).verb is Verb.FAIL
+
+
+@pytest.mark.parametrize("tasks", [{"mail": "another version"}, None], ids=["tells", "tells nothing"])
+def test_arguments_that_another_process_may_read_do_not_fail_here(
+    bench: Bench, tasks: dict[str, str] | None
+) -> None:
+    """A rolling deploy that takes hours."""
+    bench.task(lambda x: x, name="mail")
+    now = bench.clock.now()
+    claim = structs.replace(foreign_claim(bench, 1, "mail", b"{}"), enqueued_at=now)
+    info = encode({} if tasks is None else {"tasks": tasks})
+    bench.backend.announce(ProcessRecord("other", 7, "host", now, now, info))
+    for _ in range(20):
+        assert bench.execute(claim).verb is Verb.SNOOZE
+        bench.clock.advance(PATIENCE)
+    bench.backend.withdraw("other")
+    assert bench.execute(claim).verb is Verb.FAIL
+
+
+def test_arguments_that_all_processes_read_alike_fail_in_spite_of_them(bench: Bench) -> None:
+    task = bench.task(lambda x: x, name="mail")
+    now = bench.clock.now()
+    claim = structs.replace(foreign_claim(bench, 1, "mail", b"{}"), enqueued_at=now)
+    info = encode({"tasks": {"mail": fingerprint(task)}})
+    bench.backend.announce(ProcessRecord("other", 7, "host", now, now, info))
+    assert bench.execute(claim).verb is Verb.SNOOZE
+    bench.clock.advance(PATIENCE)
+    assert bench.execute(claim).verb is Verb.FAIL
 
 
 def test_a_former_name_finds_the_task(bench: Bench) -> None:
@@ -845,3 +925,19 @@ def test_the_state_in_the_store_follows(bench: Bench) -> None:
     job.refresh()
     assert (job.state, job.attempt, job.record.stored) == ("scheduled", 1, Stored.WAITING)
     assert job.error is not None and job.error.message == "bad"
+
+
+def test_a_run_that_the_end_of_its_process_cut_off_is_no_failure(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[object] = []
+
+    def receiver(sender: object, **facts: object) -> None:
+        told.append(sender)
+
+    job_failed.connect(receiver)
+    bench.task(raising(RuntimeError("can't create new thread at interpreter shutdown"))).enqueue()
+    monkeypatch.setattr("concurrent.futures.thread._shutdown", True)
+    outcome = bench.run_next()
+    assert (outcome.verb, outcome.error, told) == (Verb.INTERRUPT, None, [])
+    assert "was cut off by the end of its process and runs again elsewhere" in caplog.text

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from flask_delayq.job import (
     TRANSITIONS,
+    Claim,
     Failure,
     JobRecord,
     JobState,
+    NewJob,
+    Outcome,
     Priority,
+    ProcessRecord,
+    ScheduleRecord,
     Stored,
     Verb,
 )
@@ -91,3 +97,23 @@ def test_a_failure_reads_as_one_line_and_leaves_out_what_is_empty() -> None:
     assert str(Failure("ValueError", "bad")) == "ValueError: bad"
     assert str(Failure("ValueError", "")) == "ValueError"
     assert msgspec.json.encode(Failure("E", "m")) == b'{"type":"E","message":"m"}'
+
+
+SECRET = b'{"password":"hunter2-and-more"}'
+
+
+def test_the_text_of_a_record_has_sizes_and_no_contents() -> None:
+    claim = Claim("j1", "pay", "mail", SECRET, "me", 1, 1, 0.0)
+    stored = structs.replace(record(Stored.FAILED), payload=SECRET, result=SECRET, error=SECRET)
+    for found in (
+        NewJob("j1", "pay", "mail", 1, 0.0, 0.0, SECRET),
+        claim,
+        Outcome(claim, Verb.COMPLETE, 0.0, result=SECRET, error=SECRET),
+        structs.replace(stored, progress=SECRET),
+        ScheduleRecord("s", "pay", SECRET, "rule", "mail", 1, 0.0),
+        ProcessRecord("o1", 1, "host", 0.0, 0.0, SECRET),
+    ):
+        text = repr(found)
+        assert text.startswith(type(found).__name__ + "(") and "<31 bytes>" in text
+        assert "hunter2" not in text
+    assert "task='pay'" in repr(claim) and "claim_no=1" in repr(claim)

@@ -251,3 +251,22 @@ def test_a_mistake_of_ours_comes_with_its_traceback(caplog: pytest.LogCaptureFix
     (record,) = caplog.records
     assert record.name == LOG and record.levelno == logging.ERROR
     assert record.exc_info is not None and record.exc_info[0] is KeyError
+
+
+def test_a_finalizer_that_runs_inside_it_may_wake_it() -> None:
+    turns = Turns()
+    loop = Loop("it", turns, FakeClock())
+    bell = loop._bell
+
+    class Interrupted:
+        acquire, release = bell.acquire, bell.release
+
+        def locked(self) -> bool:
+            loop._bell = bell
+            loop.wake()
+            return True
+
+    loop._bell = Interrupted()  # type: ignore[assignment]
+    loop.wake()
+    with running(loop):
+        turns.reach(2)

@@ -31,6 +31,8 @@ def test_all_options_together() -> None:
         backoff=[1, timedelta(seconds=5)],
         on_crash="fail",
         produce=True,
+        produce_queues=["mail-slow"],
+        produce_priorities=["low"],
         cron="0 3 * * *",
         timezone="Europe/Berlin",
     )
@@ -42,6 +44,8 @@ def test_all_options_together() -> None:
         retry=RetryPolicy(max_attempts=5, backoff=(1.0, 5.0)),
         fail_on_crash=True,
         produce=True,
+        produce_queues=("mail-slow",),
+        produce_priorities=(Priority.LOW,),
         rule=Cron("0 3 * * *", "Europe/Berlin"),
     )
 
@@ -76,6 +80,10 @@ def test_all_options_together() -> None:
         ({"produce": "no"}, "produce"),
         ({"produce": 1}, "produce"),
         ({"produce": None}, "produce"),
+        ({"produce_queues": "mail"}, "produce_queues"),
+        ({"produce_queues": None}, "produce_queues"),
+        ({"produce_priorities": "high"}, "produce_priorities"),
+        ({"produce_priorities": ["urgent"]}, "priority"),
         ({"every": 60, "cron": "* * * * *"}, "every"),
         ({"every": 0}, "every"),
         ({"every": 60, "timezone": "UTC"}, "timezone"),

@@ -170,10 +170,10 @@ INVALID = [
 
 @pytest.mark.parametrize("line", INVALID, ids=range(len(INVALID)))
 def test_a_line_that_is_none_or_never_occurs_is_refused_at_once(line: Any) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(ConfigurationError) as caught:
         make_rule(cron=line)
-    assert time.perf_counter() - began < 1.0  # 50 ms on an idle machine
+    assert time.thread_time() - began < 1.0  # 50 ms on an idle machine
     assert caught.value.key == "cron"
     assert "time zone" not in str(caught.value)
     assert len(str(caught.value)) < 250
@@ -216,8 +216,8 @@ def test_without_zone_data_only_utc_is_known(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setitem(sys.modules, name, None)
     try:
         assert make_rule(cron="0 0 * * *").next_after(0.0) == 86400.0
-        with pytest.raises(ConfigurationError, match="Europe/Berlin"):
-            make_rule(cron="0 0 * * *", timezone="Europe/Berlin")
+        with pytest.raises(ConfigurationError, match=r"'Europe/Berlin'.*pip install tzdata"):
+            make_rule(cron="0 0 * * *", timezone="Europe/Berlin")  # as in distroless images
     finally:
         zoneinfo.reset_tzpath()
         ZoneInfo.clear_cache()
@@ -400,9 +400,9 @@ def test_property_the_next_occurrence_exists_grows_and_is_quick(
     except ConfigurationError:  # 31 February and the like
         return
     for _ in range(4):
-        began = time.perf_counter()
+        began = time.thread_time()
         later = rule.next_after(moment)
-        assert time.perf_counter() - began < 0.5  # 50 ms on an idle machine
+        assert time.thread_time() - began < 0.5  # 50 ms on an idle machine
         assert later > moment
         assert later == int(later)
         moment = later
@@ -434,10 +434,10 @@ def test_property_around_a_change_every_answer_is_later_than_the_question(
 def test_a_leap_of_ten_years_costs_no_more_than_one_step(line: str, zone: str) -> None:
     rule = make_rule(cron=line, timezone=zone)
     now = at("2026-01-01 00:00")
-    began = time.perf_counter()
+    began = time.thread_time()
     for leap in (0.0, -10 * 366 * 86400.0, 10 * 366 * 86400.0):
         assert rule.next_after(now + leap) > now + leap
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 1.0
 
 
 def test_a_rule_says_what_it_is() -> None:

@@ -23,6 +23,7 @@ from flask_delayq.errors import (
     TaskNotFoundError,
     UnsupportedOperationError,
 )
+from flask_delayq.job import ScheduleRecord
 from flask_delayq.schedule import Cron, Every
 from flask_delayq.serializer import decode_rule
 from flask_delayq.testing import FakeClock
@@ -175,3 +176,17 @@ def test_a_backend_without_schedules_is_named(delayq: DelayQ, runs: list[Any]) -
     for call in (delayq.schedules.list, lambda: delayq.schedules.add("n", "report", ("x",), every=60)):
         with pytest.raises(UnsupportedOperationError, match="bare://"):
             call()
+
+
+def test_a_schedule_of_an_unknown_time_zone_disturbs_no_enqueue_in_inline_mode() -> None:
+    _, delayq = make_app(mode="inline")
+    runs: list[int] = []
+    task = delayq.task(name="report")(lambda: runs.append(1))
+    rule = '{"type":"cron","line":"0 3 * * *","timezone":"America/Nowhere"}'
+    schedule = ScheduleRecord("nightly", "report", b"{}", rule, "default", 1, 0.0, from_code=False)
+    delayq.state.backend.put_schedule(schedule)
+    task.enqueue()
+    assert runs == [1]
+    with pytest.raises(DelayQError, match="America/Nowhere"):
+        delayq.schedules.resume("nightly")
+    delayq.state.close()

@@ -8,11 +8,11 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flask_delayq.errors import RuleError
 from flask_delayq.job import Failure
 from flask_delayq.schedule import Cron, Every
 from flask_delayq.serializer import (
@@ -108,7 +108,7 @@ def test_a_rule_comes_back(rule: Every | Cron) -> None:
     "text", ["", "{}", '{"type":"yearly"}', '{"type":"every"}', '{"type":"every","seconds":"5"}', "[]"]
 )
 def test_what_is_no_rule_is_refused(text: str) -> None:
-    with pytest.raises(msgspec.MsgspecError):
+    with pytest.raises(RuleError):
         decode_rule(text)
 
 
