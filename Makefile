@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format stress bench clean
+.PHONY: help demo test lint format stress pythons bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,11 +34,14 @@ format: .venv/dev.stamp ## Format the code and apply safe fixes
 stress: .venv/dev.stamp ## Run the long tests: load and chaos, some minutes
 	$(BIN)/python -m pytest -m stress $(ARGS)
 
+pythons: ## Run the tests on every Python of this machine, and as root on Debian's newest
+	python3 .ci/contain.py python3 .ci/pythons.py --debian $(ARGS)
+
 bench: .venv/bench.stamp ## Measure beside peers, 12 minutes (wants redis-server and wrk; ARGS="--only idle")
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove the virtual environment and every cache
-	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-pythons dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: the environment is brought up to date only after pyproject.toml changed.
@@ -55,6 +58,12 @@ clean: ## Remove the virtual environment and every cache
 
 .venv/uwsgi.stamp: .venv/dev.stamp
 	$(PIP) install --group uwsgi
+	@touch $@
+
+# The old uWSGI lies beside, for it would take the place of the new one.
+.venv/servers.stamp: .venv/uwsgi.stamp
+	$(PIP) install --group servers
+	$(PIP) install --no-deps --upgrade --target .venv/old-uwsgi uwsgi==2.0.26
 	@touch $@
 
 .venv/bench.stamp: .venv/core.stamp
