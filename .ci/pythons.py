@@ -195,7 +195,7 @@ def main() -> int:
         if os.getuid() or not shutil.which("debootstrap"):
             print(f"Debian {DEBIAN} is left out: it takes root and debootstrap")
         else:
-            newest = max(map(number, pythons), default=OLDEST)
+            newest = max([number(options.above) or OLDEST, *map(number, pythons)])
             failed |= bool(on_debian(".".join(map(str, newest)), arguments))
     return int(failed)
 
