@@ -17,6 +17,9 @@ from .errors import ConfigurationError, RuleError, shown
 SHORTEST_INTERVAL = 0.1
 """Seconds; a shorter rule would spend more on bookkeeping than on work."""
 
+MOST_STEPS = 5000
+"""Steps of the search for one occurrence; a line that occurs once in 40 years takes some hundred."""
+
 _NO_ZONE = (ZoneInfoNotFoundError, ValueError, OSError, TypeError, AttributeError)
 """What ``ZoneInfo`` raises for what is no zone, or for one that this system does not have."""
 
@@ -43,6 +46,22 @@ class Every(Struct, frozen=True, tag="every"):
 
     def __str__(self) -> str:
         return f"every {timedelta(seconds=self.seconds)}"
+
+
+class _BoundedCronSim(CronSim):
+    """The search for an occurrence, with a bound on its steps.
+
+    cronsim 2.8 goes in circles where clocks go back over midnight from some minutes after it, as in
+    Newfoundland until 2011 (at 00:01, to 23:01 of the day before).
+    """
+
+    _steps = 0
+
+    def advance_month(self) -> None:  # once in each step
+        self._steps += 1
+        if self._steps > MOST_STEPS:
+            raise CronSimError("the search for its next occurrence does not end")
+        super().advance_month()
 
 
 class Cron(Struct, frozen=True, tag="cron"):
@@ -72,7 +91,7 @@ class Cron(Struct, frozen=True, tag="cron"):
         try:
             # Whole seconds: a moment just before an occurrence must not be rounded up to it.
             start = datetime.fromtimestamp(math.floor(moment), zone)
-            for occurrence in CronSim(self.line, start):
+            for occurrence in _BoundedCronSim(self.line, start):
                 due = float(occurrence.timestamp())
                 if due > moment:
                     return due
