@@ -3,35 +3,42 @@ Knows all the rooms below; the extension, the commands and the admin pages reach
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, cast
 
+from flask import current_app
 from msgspec import structs
 
 from . import launch
-from .backends import open_backend
+from .at_exit import drain_at_exit
+from .backends import ENGINE_SETTINGS, open_backend, options_for
 from .backends.base import Backend
-from .background import ContextExecutor
 from .client import Client
 from .clock import Clock
 from .config import Mode, Settings
+from .context_executor import ContextExecutor
+from .deployment_warnings import is_under_mod_wsgi, remarks
 from .errors import BackendError, SetupError
 from .job import Health, Outcome
+from .once import once
 from .runtime.drain import Drain
-from .runtime.maintenance import declare_schedules, fire_due
+from .runtime.periodic import Periodic
 from .runtime.supervisor import Supervisor
-from .surroundings import is_under_mod_wsgi, remarks
+from .schedules import Schedules
 from .task import TaskRegistry
 
 if TYPE_CHECKING:
     from flask import Flask
 
 _log = logging.getLogger(__name__)
+
+KEY = "delayq"
+STATE_KEY = "delayq.state"
+"""Under these names an app holds its extension and its :class:`AppState`."""
 
 DRAIN_WEB = 5.0
 """Seconds that running jobs get when a web process stops; servers kill soon after."""
@@ -45,40 +52,7 @@ DRAIN_RELOADER = 1.0
 DRAIN_WORKER = 25.0
 """The same in ``flask delayq worker``, below the 30 s that orchestrators grant."""
 
-T = TypeVar("T")
-
 _states: weakref.WeakSet[AppState] = weakref.WeakSet()
-
-
-class once(Generic[T]):  # noqa: N801  # used like `property`
-    """A property of an :class:`AppState` that is made at its first use and kept in its ``__dict__``.
-
-    The first requests and the launch come at once, in many threads: what is made is the same for all of
-    them. ``functools.cached_property`` has no lock since Python 3.12, and before that one lock for all
-    states, which a fork can leave locked for ever; the state's own lock is made anew in a child.
-    """
-
-    def __init__(self, make: Callable[[AppState], T]) -> None:
-        self._make = make
-        self._name = make.__name__
-        self.__doc__ = make.__doc__
-
-    @overload
-    def __get__(self, state: None, owner: type[AppState]) -> once[T]: ...
-
-    @overload
-    def __get__(self, state: AppState, owner: type[AppState]) -> T: ...
-
-    def __get__(self, state: AppState | None, owner: type[AppState]) -> once[T] | T:
-        if state is None:
-            return self
-        with state._lock:
-            kept = state.__dict__
-            if self._name not in kept:
-                # A signal handler may have made it meanwhile, in this very thread: then its own stays.
-                kept.setdefault(self._name, self._make(state))
-            value: T = kept[self._name]
-            return value
 
 
 class AppState:
@@ -86,21 +60,29 @@ class AppState:
 
     Nothing is opened or read before it is asked for: settings when they are first needed, the store at
     the first verb, threads by :meth:`start`.
+
+    :param access: finds the function that opens the pages, if the app has registered one.
     """
 
-    def __init__(self, app: Flask, registry: TaskRegistry, clock: Clock) -> None:
+    def __init__(
+        self,
+        app: Flask,
+        registry: TaskRegistry,
+        clock: Clock,
+        access: Callable[[], Callable[[str], bool] | None],
+    ) -> None:
         self._app = weakref.ref(app)
         self.name = app.import_name
         self.registry = registry
         self.clock = clock
+        self._find_access = access
         self.supervisor: Supervisor | None = None
         self.declined: str | None = None
         """Why this process will not run jobs by itself, if it has been decided."""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         """Held while one of the parts is made, and while jobs begin or cease to run here."""
         self._draining = threading.local()
-        self._unusable: set[str] = set()
-        self._told = False
+        self._hint_given = False
         self._why_not_started: str | None = None
         _states.add(self)
 
@@ -124,15 +106,18 @@ class AppState:
         :raises ConfigurationError: one of them cannot be used.
         """
         app = self.app
-        return Settings.read(app.config, folder=app.instance_path, testing=bool(app.testing))
+        return Settings.read(
+            app.config,
+            folder=app.instance_path,
+            testing=bool(app.testing),
+            engine_settings=ENGINE_SETTINGS,
+        )
 
     @once
     def backend(self) -> Backend:
         """The app's backend; its store is opened by the first verb."""
         settings = self.settings
-        options = {}
-        if settings.url.startswith("sqlite:"):
-            options["synchronous"] = settings.sqlite_synchronous
+        options = options_for(settings.url, settings.of_engines)
         return open_backend(settings.url, clock=self.clock, **options)
 
     @once
@@ -142,6 +127,20 @@ class AppState:
         client = Client(self.backend, self.registry, self.settings, self.clock, app)
         client.after_enqueue = self._after_enqueue
         return client
+
+    @once
+    def _periodic(self) -> Periodic:
+        return Periodic(self.backend, self.registry)
+
+    @once
+    def schedules(self) -> Schedules:
+        """The app's schedules, to be changed at run time."""
+        return Schedules(lambda: self.client)
+
+    @property
+    def access(self) -> Callable[[str], bool] | None:
+        """The function that opens the pages, registered by ``@delayq.admin_access``."""
+        return self._find_access()
 
     @once
     def executor(self) -> ContextExecutor:
@@ -190,7 +189,7 @@ class AppState:
         :param settings: instead of the app's own (the worker command changes some).
         :raises RuntimeError: the threads cannot be had; nothing of the runtime is left.
         """
-        with self._lock:
+        with self.lock:
             if self.supervisor is not None and self.supervisor.is_running:
                 return self.supervisor
             launch.disarm(self)  # it need not be watched for any more
@@ -209,7 +208,7 @@ class AppState:
                 self.name,
             )
             self.supervisor = runtime
-            _drain_at_exit()
+            drain_at_exit(self)
             try:
                 runtime.start()
             except BaseException as error:
@@ -220,7 +219,7 @@ class AppState:
             client.runner = runtime.dispatcher
             client.after_enqueue = None
             self._tell_of_surroundings()
-            self._told = True  # who ran jobs and stopped needs no word on how to run them
+            self._hint_given = True  # who ran jobs and stopped needs no word on how to run them
             return runtime
 
     def _tell_of_surroundings(self) -> None:
@@ -242,13 +241,20 @@ class AppState:
             return False
         return bool(self.__dict__["backend"].url == url)  # made by now; asked for, it would take a lock
 
+    def begin_no_more(self) -> None:
+        """Begin no job any more; those under way go on. To be followed by :meth:`stop`."""
+        supervisor = self.supervisor
+        if supervisor is not None:
+            self.client.runner = None
+            supervisor.begin_no_more()
+
     def stop(self, timeout: float | None = None) -> bool:
         """Stop running jobs; see :meth:`Supervisor.stop`. True if every job had ended and the
         store has how.
 
         :param timeout: seconds that running jobs get; by default ``DELAYQ_DRAIN_TIMEOUT``.
         """
-        with self._lock:
+        with self.lock:
             supervisor = self.supervisor
             if supervisor is None:
                 return True
@@ -258,7 +264,7 @@ class AppState:
 
     def _ended(self, runtime: Supervisor) -> None:
         """A runtime has come to its end, at a stop or when its last job ended long after."""
-        with self._lock:
+        with self.lock:
             if self.supervisor is not runtime:
                 return  # another one was started meanwhile
             self.supervisor = None
@@ -282,8 +288,8 @@ class AppState:
             threads=launch.reason_against_threads() is None,
         )
         now = self.clock.now()
-        declare_schedules(self.backend, self.registry, now)
-        fire_due(self.backend, self.registry, now, drain.teller.tell, self._unusable)
+        self._periodic.declare(now)
+        self._periodic.fire_due(now, drain.signal_sender.tell)
         self._draining.active = True
         try:
             return drain.run(limit)
@@ -298,8 +304,8 @@ class AppState:
             # A job that enqueues another inside a drain leaves it to that drain.
             if not getattr(self._draining, "active", False):
                 self._run_inline()
-        elif mode == "auto" and not self._told:
-            self._told = True
+        elif mode == "auto" and not self._hint_given:
+            self._hint_given = True
             self._tell_if_unattended()
 
     def _run_inline(self) -> None:
@@ -342,12 +348,17 @@ class AppState:
 
     def forget_runtime(self) -> None:
         """After a fork, in the child: the threads stayed with the parent."""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._draining = threading.local()
         self.supervisor = None
         self.__dict__.pop("executor", None)
         if "client" in self.__dict__:
             self.client.forget_threads()
+
+
+def current_state() -> AppState:
+    """What belongs to the current app."""
+    return cast(AppState, current_app.extensions[STATE_KEY])
 
 
 # --- process-wide hooks ----------------------------------------------------------------------------
@@ -360,34 +371,3 @@ def _forget_runtimes() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_runtimes)
-
-_exit_hook_lock = threading.Lock()
-_exit_hook_set = False
-
-
-def _drain_at_exit() -> None:
-    """Arrange for the drain before the interpreter refuses new threads: jobs that use thread pools or
-    asyncio keep working meanwhile. ``atexit`` would be too late for them."""
-    global _exit_hook_set
-    with _exit_hook_lock:
-        if _exit_hook_set:
-            return
-        _exit_hook_set = True
-    register = getattr(threading, "_register_atexit", atexit.register)
-    try:
-        register(_stop_all)
-    except RuntimeError:  # the interpreter is shutting down already
-        _stop_all()
-
-
-def _stop_all() -> None:
-    """Stop every runtime of this process; together they get as long as the most patient one."""
-    running = [state for state in list(_states) if state.supervisor is not None]
-    if not running:
-        return
-    clock = running[0].clock
-    deadline = clock.monotonic() + max(state.drain_timeout for state in running)
-    for state in running:
-        state.client.runner = None  # no job begins in the second app while the first one drains
-    for state in running:
-        state.stop(max(0.0, deadline - clock.monotonic()))

@@ -11,23 +11,22 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from .backends.base import Backend, Inspectable
-from .clock import Clock, SystemClock, to_seconds, to_timestamp
+from .clock import Clock, machine_time, to_seconds, to_timestamp
 from .config import Settings
 from .errors import (
     ArgumentError,
     ConfigurationError,
+    JobNotFoundError,
     PayloadTooLargeError,
     UnsupportedOperationError,
 )
 from .handle import Job, decode_with
-from .ids import new_id
-from .job import Claim, ClaimFor, Enqueued, JobQuery, JobRecord, NewJob, Stored
+from .ids import check_name, new_id
+from .job import Claim, ClaimFor, Enqueued, JobQuery, JobRecord, NewJob, StoredState
 from .options import CallOptions, Plan
 from .serializer import decode
 from .signals import emit, job_cancelled, job_enqueued
 from .task import Task, TaskRegistry
-
-_real = SystemClock()
 
 
 class Runner(Protocol):
@@ -47,6 +46,9 @@ class Runner(Protocol):
 
     def request_cancel(self, job_id: str) -> None:
         """If the job runs in this process, let its task see at once that it should stop."""
+
+    def ring(self) -> None:
+        """Something may be due that nobody told of: look into the store now."""
 
 
 class Client:
@@ -81,7 +83,7 @@ class Client:
 
     # --- producing -----------------------------------------------------------------------------
 
-    def submit_now(
+    def enqueue_one(
         self,
         task: Task[..., Any],
         args: tuple[Any, ...],
@@ -93,7 +95,7 @@ class Client:
         now = self.clock.now()
         return self._store_one(self._new(plan, payload, now, now), arrived, now)
 
-    def submit(
+    def enqueue_calls(
         self,
         task: Task[..., Any],
         calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
@@ -103,11 +105,11 @@ class Client:
     ) -> list[Job[Any]]:
         """Enqueue calls, all due after ``delay`` or at ``when``."""
         encode = task.arguments.encode
-        return self.submit_encoded(
+        return self.enqueue_encoded(
             task, [encode(args, kwargs) for args, kwargs in calls], options, delay, when
         )
 
-    def submit_encoded(
+    def enqueue_encoded(
         self,
         task: Task[..., Any],
         calls: Sequence[tuple[bytes, Struct]],
@@ -124,7 +126,7 @@ class Client:
             run_at = max(now, to_timestamp(when, now=now))
         if options.id is not None and len(calls) > 1:
             raise ConfigurationError("an id is for one job, not for many", key="id")
-        plan = options.on(task.declared)
+        plan = options.for_task(task.declared)
         jobs = [self._new(plan, payload, now, run_at) for payload, _ in calls]
         if len(jobs) == 1:
             return [self._store_one(jobs[0], calls[0][1], now)]
@@ -223,6 +225,16 @@ class Client:
             raise UnsupportedOperationError(f"{self.backend.url} cannot look jobs up")
         return self.backend
 
+    def get(self, job_id: str) -> Job[Any]:
+        """The job of this id.
+
+        :raises JobNotFoundError: there is none (any more).
+        """
+        job = self.find(job_id)
+        if job is None:
+            raise JobNotFoundError(job_id)
+        return job
+
     def find(self, job_id: str) -> Job[Any] | None:
         """The job of this id, or ``None``."""
         record = self.record_of(job_id)
@@ -242,27 +254,37 @@ class Client:
     def monotonic(self) -> float:
         return self.clock.monotonic()
 
-    def cancel(self, job_id: str, reason: str = "") -> Stored | None:
+    def cancel(self, job_id: str, reason: str = "") -> StoredState | None:
         """Cancel a job; the state afterwards, ``None`` if there is none."""
         before = self.record_of(job_id)
         stored = self.inspect.cancel(job_id, now=self.clock.now(), reason=reason)
-        if stored is Stored.CANCELLED and before and before.stored is Stored.WAITING:
+        if stored is StoredState.CANCELLED and before and before.stored is StoredState.WAITING:
             emit(job_cancelled, self.sender, job=before, reason=reason)
             self.announce_end([job_id])
-        elif stored is Stored.RUNNING and self.runner is not None:
+        elif stored is StoredState.RUNNING and self.runner is not None:
             self.runner.request_cancel(job_id)
         return stored
 
-    def revive(self, job_id: str) -> Stored | None:
+    def revive(self, job_id: str) -> StoredState | None:
         """Let a failed or cancelled job run again; its state before, ``None`` if there is none."""
         now = self.clock.now()
         before = self.inspect.revive(job_id, run_at=now)
-        if before in (Stored.FAILED, Stored.CANCELLED):
+        if before in (StoredState.FAILED, StoredState.CANCELLED):
             if self.runner is not None:
                 self.runner.expect([(job_id, now)])
             if self.after_enqueue is not None:
                 self.after_enqueue()
         return before
+
+    def pause(self, queue: str) -> None:
+        """Begin no more jobs of a queue, in any process; running ones go on."""
+        self.inspect.pause(check_name("queue", queue))
+
+    def resume(self, queue: str) -> None:
+        """Undo :meth:`pause`."""
+        self.inspect.resume(check_name("queue", queue))
+        if self.runner is not None:
+            self.runner.ring()
 
     def decode_result(self, task: str, data: bytes) -> Any:
         found = self.registry.find(task)
@@ -304,11 +326,11 @@ class Client:
         event = threading.Event()
         with self._waiting_lock:
             self._waiting.setdefault(job_id, []).append(event)
-        deadline = None if timeout is None else _real.monotonic() + to_seconds(timeout, what="timeout")
+        deadline = None if timeout is None else machine_time() + to_seconds(timeout, what="timeout")
         pause = 0.002
         try:
             while not look():
-                left = pause if deadline is None else deadline - _real.monotonic()
+                left = pause if deadline is None else deadline - machine_time()
                 if left <= 0:
                     return False
                 event.wait(min(pause, left))

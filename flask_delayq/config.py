@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
 from hashlib import sha256
@@ -65,12 +65,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     unknown_task_timeout: float = 7 * 86_400.0
     horizon: float = 3600.0
     strict_priority: bool = False
-    sqlite_synchronous: str = "FULL"
     url_prefix: str = "/delayq"
     pages: bool = True
     admin_token: tuple[bytes, ...] = ()
     """Their SHA-256 digests: a token itself is kept nowhere."""
     redact: tuple[str, ...] = REDACTED
+    of_engines: Mapping[str, Any] = {}
+    """Settings for one backend alone, by name; the backend checks their values."""
 
     def __repr__(self) -> str:
         # Programs that collect errors keep the texts of local variables.
@@ -82,22 +83,34 @@ class Settings(Struct, frozen=True, kw_only=True):
         return f"Settings({', '.join(parts)})"
 
     @classmethod
-    def read(cls, config: Mapping[str, Any], *, folder: str, testing: bool = False) -> Settings:
+    def read(
+        cls,
+        config: Mapping[str, Any],
+        *,
+        folder: str,
+        testing: bool = False,
+        engine_settings: Collection[str] = (),
+    ) -> Settings:
         """Build the settings from an app's configuration.
 
         :param config: the mapping; keys that do not begin with ``DELAYQ_`` are ignored.
         :param folder: where the default store lies and relative sqlite paths begin.
         :param testing: whether the app is being tested: the default store is then ``memory://``, so
             that a test run neither leaves jobs behind nor finds yesterday's.
+        :param engine_settings: names of settings that belong to one backend each.
         :raises ConfigurationError: an unknown key (with "did you mean") or a value that does not fit.
         """
         values: dict[str, Any] = {}
+        of_engines: dict[str, Any] = {}
         for key in config:
             if not (isinstance(key, str) and key.startswith(PREFIX)):
                 continue
             name = key[len(PREFIX) :].lower()
+            if key == key.upper() and name in engine_settings:
+                of_engines[name] = config[key]
+                continue
             if name not in _READERS or key != key.upper():
-                raise ConfigurationError(_unknown(key), key=key)
+                raise ConfigurationError(_unknown(key, {*_READERS, *engine_settings}), key=key)
             try:
                 values[name] = _READERS[name](config[key])
             except (TypeError, ValueError, OverflowError, DelayQError) as error:
@@ -106,7 +119,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         if "url" not in values:
             values["url"] = "memory://" if testing else f"sqlite:///{DEFAULT_FILE}"
         values["url"] = _absolute(values["url"], folder)
-        return cls(**values)
+        return cls(**values, of_engines=of_engines)
 
 
 def wants_pages(config: Mapping[str, Any]) -> bool:
@@ -134,8 +147,8 @@ def _alone(config: Mapping[str, Any], name: str, reader: Callable[[Any], Any], d
         raise ConfigurationError(f"{key}: {value} does not fit: {error}", key=key) from None
 
 
-def _unknown(key: str) -> str:
-    near = get_close_matches(key[len(PREFIX) :].lower(), _READERS, 1)
+def _unknown(key: str, known: Iterable[str]) -> str:
+    near = get_close_matches(key[len(PREFIX) :].lower(), known, 1)
     hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
     return f"{key} is no setting{hint}"
 
@@ -278,7 +291,6 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "unknown_task_timeout": _seconds(1.0),
     "horizon": _seconds(1.0, 86_400.0),
     "strict_priority": _flag,
-    "sqlite_synchronous": _choice("FULL", "NORMAL"),
     "url_prefix": _prefix,
     "pages": _flag,
     "admin_token": _tokens,

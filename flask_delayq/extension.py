@@ -14,14 +14,13 @@ from werkzeug.local import LocalProxy
 
 from . import launch
 from .admin import admin_blueprint
-from .app_state import AppState
+from .app_state import KEY, STATE_KEY, AppState
 from .cli import delayq_commands
 from .client import Client
 from .clock import Clock, SystemClock
 from .config import url_prefix, wants_pages
-from .errors import ConfigurationError, JobNotFoundError, SetupError
+from .errors import ConfigurationError, SetupError
 from .handle import Job
-from .ids import check_name
 from .job import JobQuery, JobState, Outcome
 from .options import Level, declare_task
 from .retry import RetryPolicy
@@ -32,9 +31,6 @@ from .task import Task, TaskRegistry, default_name
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-KEY = "delayq"
-_STATE_KEY = "delayq.state"
 
 current_job: RunningJob = cast(
     RunningJob,
@@ -79,9 +75,9 @@ class DelayQ:
             raise SetupError(
                 "this app already has a DelayQ; import and use that object instead of making another"
             )
-        state = AppState(app, self.tasks, self._clock)
+        state = AppState(app, self.tasks, self._clock, lambda: self._access)
         app.extensions[KEY] = self
-        app.extensions[_STATE_KEY] = state
+        app.extensions[STATE_KEY] = state
         self._states = [ref for ref in self._states if ref() is not None]
         self._states.append(weakref.ref(state))
         if wants_pages(app.config):
@@ -169,7 +165,7 @@ class DelayQ:
             if only is not None:
                 return only
         if has_app_context():
-            state = current_app.extensions.get(_STATE_KEY)
+            state = current_app.extensions.get(STATE_KEY)
             if state is not None and current_app.extensions[KEY] is self:
                 return cast(AppState, state)
             raise SetupError(
@@ -203,10 +199,7 @@ class DelayQ:
 
         :raises JobNotFoundError: there is none (any more).
         """
-        job = self.client.find(job_id)
-        if job is None:
-            raise JobNotFoundError(job_id)
-        return job
+        return self.client.get(job_id)
 
     def jobs(
         self,
@@ -234,15 +227,11 @@ class DelayQ:
 
     def pause(self, queue: str) -> None:
         """Begin no more jobs of a queue, in any process; running ones go on."""
-        self.client.inspect.pause(check_name("queue", queue))
+        self.client.pause(queue)
 
     def resume(self, queue: str) -> None:
         """Undo :meth:`pause`."""
-        client = self.client
-        client.inspect.resume(check_name("queue", queue))
-        supervisor = self.state.supervisor
-        if supervisor is not None:
-            supervisor.dispatcher.ring()
+        self.client.resume(queue)
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -311,11 +300,6 @@ class DelayQ:
         """
         self._access = function
         return function
-
-    @property
-    def access(self) -> Callable[[str], bool] | None:
-        """The function registered by :meth:`admin_access`."""
-        return self._access
 
 
 class TaskDecorator(Protocol):

@@ -19,7 +19,7 @@ from .errors import (
     WaitInsideTaskError,
     WaitTimeoutError,
 )
-from .job import Failure, JobRecord, JobState, NewJob, Priority, Stored
+from .job import Failure, JobRecord, JobState, NewJob, Priority, StoredState
 from .running import running_job
 from .serializer import decode_failure, decode_object
 
@@ -32,8 +32,8 @@ class JobStore(Protocol):
     def record_of(self, job_id: str) -> JobRecord | None: ...
     def now(self) -> float: ...
     def monotonic(self) -> float: ...
-    def cancel(self, job_id: str, reason: str) -> Stored | None: ...
-    def revive(self, job_id: str) -> Stored | None: ...
+    def cancel(self, job_id: str, reason: str) -> StoredState | None: ...
+    def revive(self, job_id: str) -> StoredState | None: ...
     def await_change(self, job_id: str, look: Callable[[], bool], timeout: float | None) -> bool: ...
     def decode_result(self, task: str, data: bytes) -> Any: ...
     def arguments_of(self, record: JobRecord) -> tuple[tuple[Any, ...], dict[str, Any]]: ...
@@ -67,7 +67,7 @@ class Job(Struct, Generic[R], eq=False, gc=False):
                 task=new.task,
                 queue=new.queue,
                 priority=new.priority,
-                stored=Stored.WAITING,
+                stored=StoredState.WAITING,
                 run_at=new.run_at,
                 enqueued_at=new.enqueued_at,
                 payload=new.payload,
@@ -111,7 +111,7 @@ class Job(Struct, Generic[R], eq=False, gc=False):
     def attempt(self) -> int:
         """Runs so far that count, the one under way included."""
         record = self.record
-        return record.attempt + (record.stored is Stored.RUNNING)
+        return record.attempt + (record.stored is StoredState.RUNNING)
 
     @property
     def rescues(self) -> int:
@@ -174,7 +174,7 @@ class Job(Struct, Generic[R], eq=False, gc=False):
         :raises JobNotFinishedError: it has not ended (in this snapshot).
         """
         record = self._whole()
-        if record.stored is Stored.COMPLETED:
+        if record.stored is StoredState.COMPLETED:
             if record.result is None:
                 return None  # type: ignore[return-value]
             value: R = self._store.decode_result(record.task, record.result)
@@ -229,7 +229,7 @@ class Job(Struct, Generic[R], eq=False, gc=False):
         if stored is None:
             raise JobNotFoundError(self.id)
         self.refresh()
-        return stored is Stored.CANCELLED
+        return stored is StoredState.CANCELLED
 
     def retry(self) -> Job[R]:
         """Run a failed or cancelled job again, now, with all its attempts.
@@ -240,7 +240,7 @@ class Job(Struct, Generic[R], eq=False, gc=False):
         before = self._store.revive(self.id)
         if before is None:
             raise JobNotFoundError(self.id)
-        if before not in (Stored.FAILED, Stored.CANCELLED):
+        if before not in (StoredState.FAILED, StoredState.CANCELLED):
             raise InvalidTransitionError(self.id, self.refresh().state.value, "retry")
         return self.refresh()
 

@@ -35,7 +35,7 @@ class JobState(str, Enum):
 _FINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
 
 
-class Stored(IntEnum):
+class StoredState(IntEnum):
     """The five states as a backend stores them."""
 
     WAITING = 0
@@ -47,10 +47,10 @@ class Stored(IntEnum):
     @property
     def is_final(self) -> bool:
         """Whether only an explicit retry by a person leaves the state."""
-        return self >= Stored.COMPLETED
+        return self >= StoredState.COMPLETED
 
     @classmethod
-    def of(cls, number: int) -> Stored:
+    def of(cls, number: int) -> StoredState:
         """The state of this number; FAILED for a number that none has: the row is damaged."""
         return cls(number) if 0 <= number <= 4 else cls.FAILED
 
@@ -78,19 +78,19 @@ class Verb(str, Enum):
     REVIVE = "revive"  # the explicit retry of a failed or cancelled job by a person
 
 
-TRANSITIONS: dict[tuple[Stored, Verb], Stored] = {
-    (Stored.WAITING, Verb.CLAIM): Stored.RUNNING,
-    (Stored.WAITING, Verb.CANCEL): Stored.CANCELLED,
-    (Stored.RUNNING, Verb.COMPLETE): Stored.COMPLETED,
-    (Stored.RUNNING, Verb.FAIL): Stored.FAILED,
-    (Stored.RUNNING, Verb.CANCEL): Stored.CANCELLED,
-    (Stored.RUNNING, Verb.RETRY): Stored.WAITING,
-    (Stored.RUNNING, Verb.SNOOZE): Stored.WAITING,
-    (Stored.RUNNING, Verb.RELEASE): Stored.WAITING,
-    (Stored.RUNNING, Verb.INTERRUPT): Stored.RUNNING,
-    (Stored.RUNNING, Verb.RESCUE): Stored.WAITING,
-    (Stored.FAILED, Verb.REVIVE): Stored.WAITING,
-    (Stored.CANCELLED, Verb.REVIVE): Stored.WAITING,
+TRANSITIONS: dict[tuple[StoredState, Verb], StoredState] = {
+    (StoredState.WAITING, Verb.CLAIM): StoredState.RUNNING,
+    (StoredState.WAITING, Verb.CANCEL): StoredState.CANCELLED,
+    (StoredState.RUNNING, Verb.COMPLETE): StoredState.COMPLETED,
+    (StoredState.RUNNING, Verb.FAIL): StoredState.FAILED,
+    (StoredState.RUNNING, Verb.CANCEL): StoredState.CANCELLED,
+    (StoredState.RUNNING, Verb.RETRY): StoredState.WAITING,
+    (StoredState.RUNNING, Verb.SNOOZE): StoredState.WAITING,
+    (StoredState.RUNNING, Verb.RELEASE): StoredState.WAITING,
+    (StoredState.RUNNING, Verb.INTERRUPT): StoredState.RUNNING,
+    (StoredState.RUNNING, Verb.RESCUE): StoredState.WAITING,
+    (StoredState.FAILED, Verb.REVIVE): StoredState.WAITING,
+    (StoredState.CANCELLED, Verb.REVIVE): StoredState.WAITING,
 }
 """The whole life of a job; every pair that is missing is refused or changes nothing.
 
@@ -215,14 +215,23 @@ class Rescue(Struct, frozen=True):
     queue: str
     owner: str
     rescues: int
-    state: Stored
+    state: StoredState
     charged: bool = True
     """Whether this time was counted in ``rescues``; not if a stop had interrupted the run, nor if the
     task had not begun."""
 
 
+CRASHED, INTERRUPTED, CANCELLED = "Crashed", "Interrupted", "Cancelled"
+"""The types of a :class:`Failure` that no exception has made, the same with every backend: its process
+died, a stop cut it off, somebody or the task itself cancelled it."""
+
+
 class Failure(Struct, frozen=True, omit_defaults=True):
-    """Why a run failed; stored as JSON in ``error``."""
+    """Why a run failed; stored as JSON in ``error``.
+
+    :ivar type: the name of the exception, or one of :data:`CRASHED`, :data:`INTERRUPTED`,
+        :data:`CANCELLED`.
+    """
 
     type: str
     message: str
@@ -241,7 +250,7 @@ class JobRecord(Struct, frozen=True):
     task: str
     queue: str
     priority: int
-    stored: Stored
+    stored: StoredState
     run_at: float
     enqueued_at: float
     payload: bytes
@@ -266,16 +275,16 @@ class JobRecord(Struct, frozen=True):
 
     def state_at(self, now: float) -> JobState:
         """The state that a person sees at a moment (epoch seconds)."""
-        if self.stored is Stored.WAITING:
+        if self.stored is StoredState.WAITING:
             return JobState.READY if self.run_at <= now else JobState.SCHEDULED
         return _SHOWN[self.stored]
 
 
 _SHOWN = {
-    Stored.RUNNING: JobState.RUNNING,
-    Stored.COMPLETED: JobState.COMPLETED,
-    Stored.FAILED: JobState.FAILED,
-    Stored.CANCELLED: JobState.CANCELLED,
+    StoredState.RUNNING: JobState.RUNNING,
+    StoredState.COMPLETED: JobState.COMPLETED,
+    StoredState.FAILED: JobState.FAILED,
+    StoredState.CANCELLED: JobState.CANCELLED,
 }
 
 
@@ -337,7 +346,7 @@ class ScheduleRecord(Struct, frozen=True):
     task: str
     payload: bytes
     rule: str
-    """The rule as :mod:`flask_delayq.schedule` writes it."""
+    """The rule as :mod:`flask_delayq.recurrence` writes it."""
     queue: str
     priority: int
     next_due: float

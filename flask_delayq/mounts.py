@@ -40,7 +40,7 @@ def mount_of(path: str, table: str | None = None) -> Mount:
     return best
 
 
-def fleeting(path: str) -> str:
+def why_temporary(path: str) -> str:
     """Why what is at a path may be gone after a deploy or a restart, as the end of a sentence; else
     empty.
 

@@ -12,8 +12,8 @@ from msgspec import Struct, structs
 from .errors import ConfigurationError, shown
 from .ids import check_name
 from .job import Priority
+from .recurrence import Cron, Every, make_rule
 from .retry import RetryPolicy
-from .schedule import Cron, Every, make_rule
 
 _LEVELS = {level.name.lower(): level for level in Priority}
 
@@ -70,7 +70,7 @@ class CallOptions(Struct, frozen=True, kw_only=True):
     priority: Priority | None = None
     max_attempts: int | None = None
 
-    def on(self, declared: TaskOptions) -> Plan:
+    def for_task(self, declared: TaskOptions) -> Plan:
         """What holds for a call: these options where given, the task's own elsewhere."""
         return Plan(
             task=declared.name,
@@ -81,7 +81,7 @@ class CallOptions(Struct, frozen=True, kw_only=True):
             fail_on_crash=declared.fail_on_crash,
         )
 
-    def but(self, **changes: object) -> CallOptions:
+    def with_changes(self, **changes: object) -> CallOptions:
         """These options with changes, checked.
 
         :raises ConfigurationError: an unknown option (with "did you mean") or a bad value.

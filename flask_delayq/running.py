@@ -1,15 +1,15 @@
 """The job that runs in this context, as the task itself sees it (``current_job``).
-Knows the claim and the backend that it reports to; knows nothing of who runs it."""
+Knows the claim, and the store by the two verbs of ``ReportStore``; knows nothing of who runs it."""
 
 from __future__ import annotations
 
 import logging
 from contextvars import ContextVar
 from math import inf
+from typing import Protocol
 
 from msgspec import Struct
 
-from .backends.base import Backend
 from .clock import Clock
 from .errors import BackendError, shown
 from .job import Claim
@@ -27,6 +27,13 @@ LOOK_EVERY = 1.0
 """Seconds between two looks into the store for a wish to cancel."""
 
 
+class ReportStore(Protocol):
+    """What a running job needs of the store: two verbs of ``Backend``."""
+
+    def progress(self, claim: Claim, data: bytes) -> bool: ...
+    def cancel_requested(self, claim: Claim) -> bool: ...
+
+
 class RunningJob(Struct, eq=False, gc=False):
     """One run of a job.
 
@@ -41,7 +48,7 @@ class RunningJob(Struct, eq=False, gc=False):
     claim: Claim
     started_at: float
     """When this run began: epoch seconds."""
-    _backend: Backend
+    _store: ReportStore
     _clock: Clock
     _cancelled: bool = False
     _looked: float = -inf
@@ -91,7 +98,7 @@ class RunningJob(Struct, eq=False, gc=False):
         kept = note[:NOTE_LIMIT].encode("utf-8", "replace").decode()
         try:
             report = encode({"done": done, "total": total, "note": kept, "at": self._clock.now()})
-            self._backend.progress(self.claim, report)
+            self._store.progress(self.claim, report)
         except (BackendError, *UNENCODABLE) as error:
             _log.warning("progress of job %s was not stored: %s", self.id, error)
 
@@ -107,7 +114,7 @@ class RunningJob(Struct, eq=False, gc=False):
             if now - self._looked >= LOOK_EVERY:
                 self._looked = now
                 try:
-                    self._cancelled = self._backend.cancel_requested(self.claim)
+                    self._cancelled = self._store.cancel_requested(self.claim)
                 except BackendError as error:
                     _log.warning("cannot see whether job %s was cancelled: %s", self.id, error)
         return self._cancelled

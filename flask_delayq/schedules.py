@@ -13,7 +13,7 @@ from .errors import ScheduleNotFoundError, UnsupportedOperationError
 from .ids import check_name
 from .job import ScheduleRecord
 from .options import to_priority
-from .schedule import make_rule
+from .recurrence import make_rule
 from .serializer import decode_rule, encode_rule
 from .task import Task
 

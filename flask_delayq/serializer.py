@@ -9,7 +9,7 @@ import msgspec
 
 from .errors import RuleError
 from .job import Failure
-from .schedule import Cron, Every
+from .recurrence import Cron, Every
 
 # Deterministic: sets and dict keys are sorted, so equal arguments give equal bytes and a repeated
 # enqueue with the same id is recognised.

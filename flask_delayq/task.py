@@ -29,7 +29,7 @@ R = TypeVar("R")
 class Submitter(Protocol):
     """Takes calls of tasks for one app."""
 
-    def submit(
+    def enqueue_calls(
         self,
         task: Task[..., Any],
         calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
@@ -38,20 +38,20 @@ class Submitter(Protocol):
         when: datetime | None = None,
     ) -> list[Job[Any]]: ...
 
-    def submit_now(
+    def enqueue_one(
         self, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], plan: Plan
     ) -> Job[Any]: ...
 
 
-class Call(Generic[P, R]):
+class BoundTask(Generic[P, R]):
     """A task together with the options of its next calls (``task.options(...)``)."""
 
     def __init__(self, task: Task[P, R], options: CallOptions) -> None:
         self._task = task
         self._options = options
-        self._plan = options.on(task.declared)
+        self._plan = options.for_task(task.declared)
 
-    def options(self, **changes: Unpack[CallChanges]) -> Call[P, R]:
+    def options(self, **changes: Unpack[CallChanges]) -> BoundTask[P, R]:
         """The same task with other options for the calls that follow.
 
         :param id: the job's id; repeating a call with the same id and arguments stores it once.
@@ -60,7 +60,7 @@ class Call(Generic[P, R]):
         :param max_attempts: runs in all.
         :raises ConfigurationError: an unknown option or a bad value.
         """
-        return Call(self._task, self._options.but(**changes))
+        return BoundTask(self._task, self._options.with_changes(**changes))
 
     def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Store a job that calls the task with these arguments as soon as a worker is free.
@@ -77,7 +77,7 @@ class Call(Generic[P, R]):
         :raises EnqueueUncertainError: it may be stored; repeating with the id is safe.
         """
         task = self._task
-        return task.resolve().submit_now(task, args, kwargs, self._plan)
+        return task.resolve().enqueue_one(task, args, kwargs, self._plan)
 
     delay = enqueue
 
@@ -88,7 +88,7 @@ class Call(Generic[P, R]):
         """
         task = self._task
         seconds = to_seconds(delay)
-        return task.resolve().submit(task, ((args, kwargs),), self._options, delay=seconds)[0]
+        return task.resolve().enqueue_calls(task, ((args, kwargs),), self._options, delay=seconds)[0]
 
     def enqueue_at(self, when: datetime, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """As :meth:`enqueue`, due at an aware datetime; one in the past is due now.
@@ -98,7 +98,7 @@ class Call(Generic[P, R]):
         if when is None:
             raise DelayError("run_at must be an aware datetime, not None", when)
         task = self._task
-        return task.resolve().submit(task, ((args, kwargs),), self._options, when=when)[0]
+        return task.resolve().enqueue_calls(task, ((args, kwargs),), self._options, when=when)[0]
 
     def enqueue_many(
         self, calls: Iterable[tuple[Any, ...]], *, delay: float | timedelta | None = None
@@ -111,10 +111,10 @@ class Call(Generic[P, R]):
         task = self._task
         none: dict[str, Any] = {}
         pairs = ((_as_args(call), none) for call in calls)
-        return task.resolve().submit(task, pairs, self._options, delay=delay)
+        return task.resolve().enqueue_calls(task, pairs, self._options, delay=delay)
 
 
-class Task(Call[P, R]):
+class Task(BoundTask[P, R]):
     """A registered function. Calling it runs it here and now, as if it were not a task.
 
     :ivar name: its stable name, by which stored jobs find it.

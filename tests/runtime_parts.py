@@ -14,9 +14,9 @@ from flask_delayq.backends import open_backend
 from flask_delayq.client import Client
 from flask_delayq.config import Settings
 from flask_delayq.options import declare_task
-from flask_delayq.runtime.claims import Held, HeldClaims
 from flask_delayq.runtime.dispatcher import Dispatcher
 from flask_delayq.runtime.executor import Executor
+from flask_delayq.runtime.held import HeldClaim, HeldClaims
 from flask_delayq.runtime.pool import WorkerPool
 from flask_delayq.runtime.recorder import Recorder
 from flask_delayq.task import Task, TaskRegistry
@@ -35,10 +35,10 @@ class Parts:
             self.registry, self.backend, self.settings, self.clock, nullcontext, self
         )
         self.claims = HeldClaims()
-        self.items: list[Held] = []
+        self.items: list[HeldClaim] = []
         self.woken = 0
         self.recorded: list[str] = []
-        self.pool: WorkerPool[Held] = WorkerPool(
+        self.pool: WorkerPool[HeldClaim] = WorkerPool(
             self.settings.workers, self.items.append, self._wake, "test"
         )
         self.pool.put = self.items.append  # type: ignore[method-assign]
@@ -58,9 +58,9 @@ class Parts:
             self.pool,
             self.recorder,
             self._wake,
-            self.executor.strangers,
+            self.executor.foreign_tasks,
         )
-        self.dispatcher.open = True
+        self.dispatcher.accepting = True
         self.client = Client(self.backend, self.registry, self.settings, self.clock, self)
 
     def _wake(self) -> None:

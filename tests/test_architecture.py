@@ -20,11 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lower never imports higher. "x.*" stands for every module inside the folder x.
 WORDS, STORAGE, RUNTIME, FLASK, DOOR = range(5)
 LAYERS = {
-    WORDS: "errors clock ids job retry serializer signals config schedule options mounts texts",
+    WORDS: "errors clock ids job retry serializer signals config recurrence options mounts texts",
     STORAGE: "task arguments client handle running schedules backends backends.*",
     RUNTIME: "runtime runtime.*",
-    FLASK: "extension app_state background launch launch.* cli cli.* admin admin.* testing testing.* "
-    "presenting producing redacting surroundings",
+    FLASK: "extension app_state at_exit context_executor deployment_warnings once launch launch.* "
+    "console console.* cli cli.* admin admin.* testing testing.*",
     DOOR: PACKAGE,
 }
 
@@ -35,11 +35,18 @@ RUNTIME_KNOWS = {"task", "arguments", "running", "backends.base"}
 CONTRACT = {"backends.base", "backends.capabilities"}
 SHARED_BY_ENGINES = {"base", "capabilities", "crashes", "nesting", "order"}
 
+# The rooms of the sqlite engine, and what each may import of the others. See its README.
+SQLITE_ROOMS = {
+    "backends.sqlite.verbs.*": "backends.sqlite.file.connection backends.sqlite.file.errors",
+    "backends.sqlite.file.*": "backends.sqlite.host.*",
+    "backends.sqlite.host.*": "",
+}
+
 # Third-party packages: where each may be imported. One that is missing here is refused everywhere.
 OUTSIDE = {
     "apsw": "backends.sqlite backends.sqlite.*",
     "blinker": "signals",
-    "cronsim": "schedule",
+    "cronsim": "recurrence",
     "pytest": "testing.plugin",
     "msgspec": " ".join(LAYERS[layer] for layer in range(DOOR)),
     "_interpreters": "launch.frames",  # the standard library's, since Python 3.13
@@ -61,7 +68,7 @@ THREAD_MAKERS = {"threading.Thread", "threading.Timer", "_thread.start_new_threa
 # exits: to see it refused
 THREADS = "runtime.pool runtime.supervisor runtime.drain runtime.exits launch launch.*"
 EXECUTORS = {"concurrent.futures.ThreadPoolExecutor", "concurrent.futures.ProcessPoolExecutor"}
-EXECUTOR = "background"
+EXECUTOR = "context_executor"
 IMPORTS_BY_NAME = {"importlib.import_module", "__import__"}
 SCHEME_TABLE = "backends"
 
@@ -185,8 +192,7 @@ class Codebase:
 
     def inner_imports(self, module: Module) -> Iterator[tuple[int, str]]:
         for an_import in module.imports:
-            inside = an_import.target == PACKAGE or an_import.target.startswith(f"{PACKAGE}.")
-            if inside and not an_import.for_typing:
+            if an_import.target == PACKAGE or an_import.target.startswith(f"{PACKAGE}."):
                 yield an_import.line, self.imported(an_import.target)
 
 
@@ -218,8 +224,8 @@ def why_not(importer: str, target: str) -> str | None:
         return f"of layer 1 the runtime knows {', '.join(sorted(RUNTIME_KNOWS))} only"
     if target_layer == STORAGE and importer_layer == STORAGE:
         return why_not_in_storage(importer, target)
-    if within(importer, "cli admin admin.*") and target == "extension":
-        return "it reaches the extension through current_app.extensions"
+    if within(importer, "cli cli.* admin admin.*") and target == "extension":
+        return "it reaches the app through app_state.current_state()"
     return None
 
 
@@ -231,6 +237,10 @@ def why_not_in_storage(importer: str, target: str) -> str | None:
         return "a backend does not open backends"
     if engine_of(target) not in (None, engine_of(importer)) and importer != "backends":
         return "an engine is known to itself and to the scheme table only"
+    for room, known in SQLITE_ROOMS.items():
+        elsewhere = any(within(target, other) for other in SQLITE_ROOMS if other != room)
+        if within(importer, room) and elsewhere and not within(target, known):
+            return f"of the other rooms it knows {known or 'nothing'}"
     if importer in CONTRACT and target not in CONTRACT:
         return "the contract knows layer 0 only"
     if not within(importer, storage) and within(target, storage) and target != "backends.base":
@@ -346,7 +356,9 @@ STUBS = (
         "backends/__init__.py",
         "backends/base.py",
         "backends/memory.py",
-        "backends/sqlite/claims.py",
+        "backends/sqlite/verbs/claiming.py",
+        "backends/sqlite/file/connection.py",
+        "backends/sqlite/file/store.py",
     ),
     *("backends/sqlite/__init__.py", "runtime/wheel.py", "cli.py"),
 )
@@ -370,6 +382,7 @@ BAD = [
     ("job.py", "from . import task", "3: job must not import task"),
     ("job.py", "def f():\n    from .task import Task", "4: job must not import task"),
     ("job.py", "import flask_delayq.runtime.wheel", "3: job must not import runtime.wheel"),
+    ("job.py", TYPING_IF + "from .task import Task", "5: job must not import task"),
     ("job.py", TYPING_IF + "x = 1\nelse:\n    import flask_delayq.task", "7: job must not import"),
     ("task.py", "from flask_delayq import DelayQ", "3: task must not import flask_delayq"),
     ("task.py", "from .backends import open_backend", "3: task must not import backends"),
@@ -379,12 +392,24 @@ BAD = [
     ("backends/order.py", "from .memory import X", "3: backends.order must not import backends.m"),
     ("backends/memory.py", "from . import open_backend", "3: backends.memory must not import back"),
     ("backends/memory.py", "from .sqlite import X", "3: backends.memory must not import backends."),
-    ("backends/sqlite/claims.py", "from ..memory import X", "3: backends.sqlite.claims must not"),
+    (
+        "backends/sqlite/verbs/claiming.py",
+        "from ...memory import X",
+        "3: backends.sqlite.verbs.claiming must",
+    ),
     ("runtime/pool.py", "from ..backends.memory import X", "3: runtime.pool must not import back"),
     ("runtime/pool.py", "from ..backends import X", "3: runtime.pool must not import backends:"),
     ("runtime/pool.py", "from ..client import X", "3: runtime.pool must not import client"),
     ("runtime/pool.py", "from ..extension import X", "3: runtime.pool must not import extension"),
     ("cli.py", "from .extension import DelayQ", "3: cli must not import extension"),
+    ("admin/pages.py", "from ..extension import DelayQ", "3: admin.pages must not import extension"),
+    ("backends/sqlite/verbs/claiming.py", "from ..file.store import X", "3: backends.sqlite.verbs."),
+    (
+        "backends/sqlite/file/connection.py",
+        "from ..verbs import claiming",
+        "3: backends.sqlite.file.",
+    ),
+    ("backends/sqlite/host/bells.py", "from ..file import connection", "3: backends.sqlite.host.bells"),
     # outside packages
     ("runtime/pool.py", "import flask", "3: flask may be imported in extension"),
     ("runtime/pool.py", "def f():\n    from flask import g", "4: flask may be imported in extens"),
@@ -434,20 +459,21 @@ def test_good_code_passes(tmp_path: Path) -> None:
         "__init__.py": "from .extension import DelayQ\nfrom .job import Job",
         "clock.py": "import time\nfrom datetime import datetime\nx = time.time, datetime.now",
         "job.py": "from msgspec import Struct\nfrom .errors import DelayQError",
-        "errors.py": TYPING_IF + "from .job import Job\n    from .extension import DelayQ",
+        "errors.py": TYPING_IF + "from collections.abc import Callable",
         "task.py": "from .job import Job\nfrom .backends.base import Backend",
         "backends/__init__.py": "import importlib\nfrom .base import Backend\n"
         "def open_backend(name):\n    return importlib.import_module(name)",
         "backends/base.py": "from ..job import Job",
         "backends/order.py": "from .base import X",
         "backends/memory.py": "from .base import X\nfrom .order import Y",
-        "backends/sqlite/__init__.py": "from ..base import Backend\nfrom . import claims",
-        "backends/sqlite/claims.py": "import apsw\nfrom ...job import Job\nfrom ..base import X",
+        "backends/sqlite/__init__.py": "from ..base import Backend\nfrom .verbs import claiming",
+        "backends/sqlite/verbs/claiming.py": "import apsw\nfrom ....job import Job\n"
+        "from ...base import X\nfrom ..file.connection import Sql",
         "runtime/pool.py": "import threading\nfrom ..task import Task\n"
         "from ..backends import base\nt = threading.Thread()",
         "runtime/wheel.py": "import threading\ndef f(t: threading.Thread, clock):\n"
         "    return clock.time(), t.time(), threading.enumerate()",
-        "background.py": "from concurrent.futures import ThreadPoolExecutor\n"
+        "context_executor.py": "from concurrent.futures import ThreadPoolExecutor\n"
         "class E(ThreadPoolExecutor): ...",
         "extension.py": "from flask import Flask\nfrom . import cli\nfrom .runtime import pool\n"
         "from .backends import open_backend",

@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -25,7 +26,8 @@ from flask import Flask
 
 from flask_delayq import DelayQ
 from flask_delayq.admin.blueprint import ROUTES
-from flask_delayq.backends import _SCHEMES
+from flask_delayq.backends import _SCHEMES, ENGINE_SETTINGS
+from flask_delayq.backends.sqlite import SQLiteBackend
 from flask_delayq.cli import delayq_commands
 from flask_delayq.config import MODES, PREFIX, REDACTED, Settings
 from servers import ROOT, fetch, server
@@ -251,8 +253,14 @@ def test_every_setting_is_on_its_page_with_its_default() -> None:
     page = {
         key.strip("`"): default for key, default, _ in rows(ROOT / "docs" / "configuration.md", "key")
     }
-    assert sorted(page) == sorted(PREFIX + name.upper() for name in Settings.__struct_fields__)
+    names = {*Settings.__struct_fields__} - {"of_engines"}
+    assert sorted(page) == sorted(PREFIX + name.upper() for name in names | ENGINE_SETTINGS)
+    of_sqlite = signature(SQLiteBackend).parameters
     for key, said in page.items():
+        option = key.removeprefix(f"{PREFIX}SQLITE_").lower()
+        if option in of_sqlite:
+            assert said == f"`{of_sqlite[option].default}`"
+            continue
         name = key.removeprefix(PREFIX).lower()
         if said.startswith("`"):
             value = getattr(Settings.read({key: said.strip("`")}, folder="/app"), name)

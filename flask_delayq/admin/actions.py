@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from flask import request, url_for
 
-from .. import presenting
-from .door import access_for, app_state, extension
-from .guesses import peer_of
+from ..app_state import current_state
+from ..console import presenting
 from .replies import done
+from .request_access import access_for
+from .token_throttle import peer_of
 
 if TYPE_CHECKING:
     from werkzeug.wrappers import Response
@@ -25,40 +26,40 @@ PURGE_MOST = 20_000
 
 def cancel_job(job_id: str) -> Response:
     """Cancel a waiting job, or ask a running one to stop."""
-    job = extension().get(job_id)
+    job = current_state().client.get(job_id)
     job.cancel("by hand, from the pages")
     return _done_to_job(job_id)
 
 
 def retry_job(job_id: str) -> Response:
     """Let a failed or cancelled job run again."""
-    extension().get(job_id).retry()
+    current_state().client.get(job_id).retry()
     return _done_to_job(job_id)
 
 
 def _done_to_job(job_id: str) -> Response:
     _note(job_id)
-    state = app_state()
-    record = extension().get(job_id).record
+    state = current_state()
+    record = current_state().client.get(job_id).record
     found = presenting.job_page(state, record)
     return done({"job": found}, url_for("delayq.job", job_id=job_id))
 
 
 def pause_queue(name: str) -> Response:
     """Begin no more jobs of a queue."""
-    extension().pause(name)
+    current_state().client.pause(name)
     return _done_to_queue(name)
 
 
 def resume_queue(name: str) -> Response:
     """Undo that."""
-    extension().resume(name)
+    current_state().client.resume(name)
     return _done_to_queue(name)
 
 
 def purge_queue(name: str) -> Response:
     """Cancel the waiting jobs of a queue."""
-    client = app_state().client
+    client = current_state().client
     purged, more = 0, True
     while more and purged < PURGE_MOST:
         step = client.inspect.purge(name, now=client.now(), limit=PURGE_STEP)
@@ -69,31 +70,31 @@ def purge_queue(name: str) -> Response:
 
 def _done_to_queue(name: str, **facts: int) -> Response:
     _note(name)
-    found = [queue for queue in presenting.queues(app_state()) if queue["name"] == name]
+    found = [queue for queue in presenting.queues(current_state()) if queue["name"] == name]
     return done({"queue": found[0] if found else None, **facts}, url_for("delayq.queues"))
 
 
 def pause_schedule(name: str) -> Response:
     """Let a schedule enqueue nothing for a while."""
-    extension().schedules.pause(name)
+    current_state().schedules.pause(name)
     return _done_to_schedule(name)
 
 
 def resume_schedule(name: str) -> Response:
     """Let it go on with its next occurrence."""
-    extension().schedules.resume(name)
+    current_state().schedules.resume(name)
     return _done_to_schedule(name)
 
 
 def remove_schedule(name: str) -> Response:
     """Delete it."""
-    extension().schedules.remove(name)
+    current_state().schedules.remove(name)
     return _done_to_schedule(name)
 
 
 def _done_to_schedule(name: str) -> Response:
     _note(name)
-    found = [one for one in presenting.schedules(app_state()) if one["name"] == name]
+    found = [one for one in presenting.schedules(current_state()) if one["name"] == name]
     return done({"schedule": found[0] if found else None}, url_for("delayq.schedules"))
 
 

@@ -12,8 +12,8 @@ from ..errors import InvalidNameError
 from ..ids import check_name
 from . import actions, failures, metrics, pages, produce, threads
 from .access import HOW_TO_OPEN, NOT_OURS, READING, is_same_origin
-from .door import access_for, may
 from .replies import refused, secure, text_reply
+from .request_access import access_for, may
 
 ROUTES: tuple[tuple[str, str, str, Any], ...] = (
     ("GET", "/", "read", pages.overview),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import Blueprint, Response, current_app
 from werkzeug.exceptions import HTTPException
 
+from ..console.json_calls import BadCallError, NotOpenError
 from ..errors import (
     ArgumentError,
     BackendUnavailableError,
@@ -27,9 +28,8 @@ from ..errors import (
     TaskNotFoundError,
     UnsupportedOperationError,
 )
-from ..producing import BadCallError, NotOpenError
-from .door import may
 from .replies import error_reply, text_reply, wants_json
+from .request_access import may
 
 if TYPE_CHECKING:
     from werkzeug.wrappers import Response as BaseResponse

@@ -6,16 +6,13 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from flask import Response
 
-from .. import presenting
+from ..app_state import AppState, current_state
+from ..console import presenting
 from ..errors import BackendError
-from .door import app_state
-
-if TYPE_CHECKING:
-    from ..app_state import AppState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -33,7 +30,7 @@ class Gauge(NamedTuple):
 
 def metrics() -> Response:
     """All gauges. If the store does not answer, its gauges are missing and ``delayq_healthy`` is 0."""
-    text = "".join(map(_written, gauges(app_state())))
+    text = "".join(map(_written, gauges(current_state())))
     return Response(text.encode("utf-8", "replace"), content_type=CONTENT_TYPE)
 
 

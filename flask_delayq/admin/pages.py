@@ -9,26 +9,27 @@ from pathlib import Path
 from flask import Response, request, send_from_directory, url_for
 from msgspec import structs
 
-from .. import presenting
+from ..app_state import current_state
+from ..console import presenting
 from ..errors import ConfigurationError
 from ..job import JobState
 from .access import DENIED
-from .door import app_state, decided, extension, note_guess
 from .params import job_query
 from .replies import json_reply, reply, wants_json
+from .request_access import decided, note_guess
 
 _log = logging.getLogger(__name__)
 
 
 def overview() -> Response:
     """Counts, queues and processes at a glance."""
-    return reply("overview", presenting.status(app_state()))
+    return reply("overview", presenting.status(current_state()))
 
 
 def jobs() -> Response:
     """Jobs, newest first, by state, queue and task."""
     query = job_query()
-    client = app_state().client
+    client = current_state().client
     now = client.now()
     # One more than wanted tells whether there is another page.
     records = client.inspect.list(structs.replace(query, limit=query.limit + 1), now=now)
@@ -48,32 +49,32 @@ def jobs() -> Response:
 
 def job(job_id: str) -> Response:
     """Everything about one job."""
-    state = app_state()
-    record = extension().get(job_id).record
+    state = current_state()
+    record = current_state().client.get(job_id).record
     found = presenting.job_page(state, record)
     return reply("job", {"job": found})
 
 
 def queues() -> Response:
     """Queues and what waits in them."""
-    return reply("queues", {"queues": presenting.queues(app_state())})
+    return reply("queues", {"queues": presenting.queues(current_state())})
 
 
 def schedules() -> Response:
     """Periodic rules and when they are due."""
-    return reply("schedules", {"schedules": presenting.schedules(app_state())})
+    return reply("schedules", {"schedules": presenting.schedules(current_state())})
 
 
 def processes() -> Response:
     """Processes that run jobs, or did until they died."""
-    return reply("processes", {"processes": presenting.processes(app_state())})
+    return reply("processes", {"processes": presenting.processes(current_state())})
 
 
 def health() -> Response:
     """One word for strangers, everything for people with access; 503 unless all is well."""
     try:
         # Without a probe: strangers, and there may be many of them, must not make the store or wait.
-        found = presenting.health(app_state(), probe=False)
+        found = presenting.health(current_state(), probe=False)
         access = decided("read")
     except ConfigurationError as error:
         _log.error("the settings of this app cannot be used: %s", error)

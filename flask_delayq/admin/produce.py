@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Any
 from flask import Response, abort, redirect, request, url_for
 from msgspec import structs
 
-from .. import presenting
-from ..errors import DelayQError, InvalidNameError
-from ..handle import Job
-from ..ids import check_name
-from ..job import Priority
-from ..producing import (
+from ..app_state import current_state
+from ..console import presenting
+from ..console.json_calls import (
     JsonCall,
     call_from_fields,
     from_outside,
@@ -25,12 +22,16 @@ from ..producing import (
     read_json,
     read_moment,
 )
+from ..errors import DelayQError, InvalidNameError
+from ..handle import Job
+from ..ids import check_name
+from ..job import Priority
 from ..task import Task
-from .door import access_for, app_state, may
 from .failures import message_of, status_of
-from .guesses import peer_of
 from .params import BODY_EXTRA, form_body, json_body
 from .replies import json_reply, page, reply, wants_json
+from .request_access import access_for, may
+from .token_throttle import peer_of
 
 if TYPE_CHECKING:
     from werkzeug.wrappers import Response as BaseResponse
@@ -61,7 +62,7 @@ def _stored() -> str | None:
 
 def take() -> BaseResponse:
     """Enqueue what was sent: 202 with the job, or an error that says why not."""
-    limit = app_state().settings.max_payload + BODY_EXTRA
+    limit = current_state().settings.max_payload + BODY_EXTRA
     if request.mimetype == "application/json":
         return _take_json(json_body(limit))
     if request.mimetype == "application/x-www-form-urlencoded":
@@ -87,14 +88,14 @@ def _take_form(fields: dict[str, str]) -> BaseResponse:
 
 
 def _produced(task: Task[..., Any], call: JsonCall) -> Job[Any]:
-    return produce(app_state().client, task, call if _has_token() else from_outside(task, call))
+    return produce(current_state().client, task, call if _has_token() else from_outside(task, call))
 
 
 def _call_from_form(task: Task[..., Any], fields: dict[str, str]) -> JsonCall:
     given = {
         name.removeprefix(ARGUMENT): text for name, text in fields.items() if name.startswith(ARGUMENT)
     }
-    args, kwargs = call_from_fields(task, given, app_state().settings.redact)
+    args, kwargs = call_from_fields(task, given, current_state().settings.redact)
     call = JsonCall(
         task.name,
         args,
@@ -117,7 +118,7 @@ def _accepted(job: Job[Any]) -> BaseResponse:
     _log.info("produce %s as %s, by %s from %s", job.task, job.id, via, peer_of(request))
     if not wants_json():
         return redirect(where if readable else url_for("delayq.offer", stored=job.id), 303)
-    row = presenting.job_row(job.record, app_state().clock.now())
+    row = presenting.job_row(job.record, current_state().clock.now())
     response = json_reply({"job": row, "created": job.created}, 202)
     if readable:
         response.headers["Location"] = where
@@ -140,11 +141,11 @@ def _form(
 
 
 def _allowed_tasks() -> list[Task[..., Any]]:
-    return [task for task in app_state().registry if _is_allowed(task)]
+    return [task for task in current_state().registry if _is_allowed(task)]
 
 
 def _allowed_task(name: str) -> Task[..., Any]:
-    task = app_state().registry.find(name)
+    task = current_state().registry.find(name)
     if task is None or not _is_allowed(task):
         # One answer for both: what else is registered is nobody's business.
         abort(404, "no task of this name may be produced here")
@@ -169,5 +170,5 @@ def _describe(task: Task[..., Any]) -> dict[str, Any]:
         # What may be chosen; None: anything.
         "queues": None if _has_token() else queues_of(task),
         "priorities": _LEVELS if _has_token() else priorities_of(task),
-        "parameters": [structs.asdict(one) for one in parameters(task, app_state().settings.redact)],
+        "parameters": [structs.asdict(one) for one in parameters(task, current_state().settings.redact)],
     }

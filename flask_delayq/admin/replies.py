@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from flask import Response, redirect, request, url_for
 from jinja2 import Environment, FileSystemLoader
 
-from ..presenting import duration, seconds_of
+from ..app_state import current_state
+from ..console.presenting import duration, seconds_of
 from ..texts import visible
 from .access import Access
-from .door import app_state, may, note_guess
+from .request_access import may, note_guess
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -67,7 +68,7 @@ def reply(template: str, data: dict[str, Any], **for_the_page: Any) -> Response:
 
 def page(template: str, context: dict[str, Any], status: int = 200) -> Response:
     """A page."""
-    now = app_state().clock.now()
+    now = current_state().clock.now()
     text = (
         _templates()
         .get_template(f"delayq/{template}.html")

@@ -15,13 +15,13 @@ from weakref import WeakKeyDictionary
 
 from flask import Response
 
-from .. import launch, presenting
+from .. import launch
+from ..app_state import AppState, current_state
+from ..console import presenting
 from ..errors import BackendError
-from .door import app_state
 from .replies import reply
 
 if TYPE_CHECKING:
-    from ..app_state import AppState
     from ..running import RunningJob
 
 FRESH = 1.0
@@ -39,7 +39,7 @@ _taking = threading.Lock()
 
 def threads() -> Response:
     """The threads of this process, and which other processes there are."""
-    return reply("threads", snapshot(app_state()))
+    return reply("threads", snapshot(current_state()))
 
 
 def snapshot(state: AppState) -> dict[str, Any]:

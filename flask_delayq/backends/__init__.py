@@ -4,17 +4,42 @@ Must not know what the backends do."""
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from difflib import get_close_matches
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ..clock import Clock, SystemClock
 from ..errors import ConfigurationError
 from .base import Backend
 
+
+class Engine(NamedTuple):
+    """Where a backend is, and the names of its own options.
+
+    ``DELAYQ_<SCHEME>_<OPTION>`` sets an option; its value is checked by the backend.
+    """
+
+    module: str
+    backend: str
+    options: tuple[str, ...] = ()
+
+
 _SCHEMES = {
-    "memory": ("flask_delayq.backends.memory", "MemoryBackend"),
-    "sqlite": ("flask_delayq.backends.sqlite", "SQLiteBackend"),
+    "memory": Engine("flask_delayq.backends.memory", "MemoryBackend"),
+    "sqlite": Engine("flask_delayq.backends.sqlite", "SQLiteBackend", ("synchronous",)),
 }
+
+ENGINE_SETTINGS = frozenset(
+    f"{scheme}_{option}" for scheme, engine in _SCHEMES.items() for option in engine.options
+)
+"""The settings that are for one backend alone, without ``DELAYQ_``, in lower case."""
+
+
+def options_for(url: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of such settings those that the backend of a URL takes, as options of :func:`open_backend`."""
+    prefix = f"{urlsplit(url).scheme}_"
+    return {key.removeprefix(prefix): settings[key] for key in settings if key.startswith(prefix)}
 
 
 def open_backend(url: str, *, clock: Clock | None = None, **options: object) -> Backend:
@@ -36,8 +61,7 @@ def open_backend(url: str, *, clock: Clock | None = None, **options: object) -> 
             f"(there are {known}){hint}",
             key="DELAYQ_URL",
         )
-    module, name = _SCHEMES[scheme]
-    backend: Backend = getattr(importlib.import_module(module), name)(
-        url, clock=clock or SystemClock(), **options
-    )
+    engine = _SCHEMES[scheme]
+    make = getattr(importlib.import_module(engine.module), engine.backend)
+    backend: Backend = make(url, clock=clock or SystemClock(), **options)
     return backend

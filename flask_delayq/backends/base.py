@@ -195,7 +195,7 @@ class Backend(ABC):
         Changes: those that had not begun, where the backend can tell (:meth:`mark_begun`), wait again,
         uncharged, with ``run_at`` unchanged; so do interrupted ones. The others get ``rescues + 1`` and
         wait again; if that exceeds ``max_rescues`` it ends as failed with an error that says so
-        (``WorkerCrashed``). A job that says ``fail_on_crash`` and had begun fails in either case: its
+        (of type ``Crashed``). A job that says ``fail_on_crash`` and had begun fails in either case: its
         run was cut off, and it must not be repeated. If its cancel was requested it is cancelled.
         ``attempt`` is never changed, ``owner`` is cleared. Final states are never touched.
 

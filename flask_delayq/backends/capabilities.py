@@ -13,7 +13,7 @@ from ..job import (
     NewJob,
     QueueInfo,
     ScheduleRecord,
-    Stored,
+    StoredState,
     TaskInfo,
 )
 
@@ -44,7 +44,7 @@ class Inspectable(ABC):
         """How many jobs are in each of the six states, by name; all six are present."""
 
     @abstractmethod
-    def cancel(self, job_id: str, *, now: float, reason: str = "") -> Stored | None:
+    def cancel(self, job_id: str, *, now: float, reason: str = "") -> StoredState | None:
         """Cancel a job; atomic. Returns its state afterwards, ``None`` if there is no such job.
 
         A waiting one is cancelled at once, in time independent of how many there are. Of a running one
@@ -54,8 +54,8 @@ class Inspectable(ABC):
         """
 
     @abstractmethod
-    def revive(self, job_id: str, *, run_at: float) -> Stored | None:
-        """Make a failed or cancelled job wait again, by a person's wish; atomic. Returns its state
+    def revive(self, job_id: str, *, run_at: float) -> StoredState | None:
+        """Make a failed or cancelled job wait again, by a person's request; atomic. Returns its state
         *before*, ``None`` if there is no such job; other states are left alone.
 
         Changes: ``attempt`` and ``rescues`` 0, ``finished_at`` and ``cancel_requested`` cleared, the

@@ -5,21 +5,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..job import Failure, Stored
+from ..job import CRASHED, INTERRUPTED, Failure, StoredState
 
 SUSPECT_FROM = 2
 """Crashes from which a job is suspected of causing them. Not the first one: most jobs that were beside a
 crash are beside one only, and they go on running side by side."""
 
 
-CUT_OFF = Failure("Interrupted", "a stop cut the run off, and the task asks not to be repeated")
+CUT_OFF = Failure(INTERRUPTED, "a stop cut the run off, and the task asks not to be repeated")
 """Why a run fails that a stop has interrupted, if it must not be repeated."""
 
 
 class Verdict(NamedTuple):
     """What becomes of the job."""
 
-    state: Stored
+    state: StoredState
     rescues: int
     charged: bool
     """Whether this rescue was counted in ``rescues``."""
@@ -45,11 +45,11 @@ def verdict_of(
     """
     charged = begun and not interrupted
     rescues += charged
-    state, failure = Stored.WAITING, None
+    state, failure = StoredState.WAITING, None
     if cancel_requested:
-        state = Stored.CANCELLED
+        state = StoredState.CANCELLED
     elif (charged and rescues > max_rescues) or (begun and fail_on_crash):
-        state, failure = Stored.FAILED, _why(rescues, fail_on_crash, interrupted)
+        state, failure = StoredState.FAILED, _why(rescues, fail_on_crash, interrupted)
     return Verdict(state, rescues, charged, rescues >= suspect_from(max_rescues), failure)
 
 
@@ -63,8 +63,6 @@ def _why(rescues: int, fail_on_crash: bool, interrupted: bool) -> Failure:
     if interrupted:
         return CUT_OFF
     if fail_on_crash:
-        return Failure(
-            "WorkerCrashed", "crashed the worker; the task asks not to be run again after that"
-        )
+        return Failure(CRASHED, "crashed the worker; the task asks not to be run again after that")
     times = "once" if rescues == 1 else f"{rescues} times in a row"
-    return Failure("WorkerCrashed", f"crashed the worker {times}")
+    return Failure(CRASHED, f"crashed the worker {times}")

@@ -1,9 +1,9 @@
 """``flask delayq ...``: the commands.
-Knows the extension only through ``current_app.extensions``."""
+Knows the app only as its ``AppState``."""
 
 from __future__ import annotations
 
-from . import jobs, status, store, worker
+from . import jobs, queues, status, worker
 from .group import delayq_commands
 
-__all__ = ["delayq_commands", "jobs", "status", "store", "worker"]
+__all__ = ["delayq_commands", "jobs", "queues", "status", "worker"]

@@ -3,18 +3,13 @@ Knows no single command."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import click
-from flask import current_app
 from flask.cli import AppGroup
 
 from ..errors import DelayQError
 from .output import safe
-
-if TYPE_CHECKING:
-    from ..app_state import AppState
-    from ..extension import DelayQ
 
 
 class DelayQGroup(AppGroup):
@@ -28,13 +23,3 @@ class DelayQGroup(AppGroup):
 
 
 delayq_commands = DelayQGroup("delayq", help="Jobs: look at them, run them, steer them.")
-
-
-def extension() -> DelayQ:
-    """The extension of the current app."""
-    return cast("DelayQ", current_app.extensions["delayq"])
-
-
-def app_state() -> AppState:
-    """What belongs to the current app."""
-    return extension().state

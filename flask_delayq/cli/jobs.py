@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from .. import presenting
+from ..app_state import current_state
+from ..console import presenting
+from ..console.json_calls import JsonCall, parameters, produce, read_json, read_moment
 from ..job import JobQuery, JobState, Priority
-from ..producing import JsonCall, parameters, produce, read_json, read_moment
 from ..task import Task
-from .group import app_state, delayq_commands, extension
+from .group import delayq_commands
 from .output import relative, safe, say, say_json, say_table
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
@@ -22,7 +23,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for pr
 @_as_json
 def tasks(as_json: bool) -> None:
     """The registered tasks."""
-    state = app_state()
+    state = current_state()
     found = [_describe(task, state.settings.redact) for task in state.registry]
     if as_json:
         say_json({"tasks": found})
@@ -60,7 +61,7 @@ def jobs(
     states: tuple[str, ...], queue: str | None, task: str | None, limit: int, as_json: bool
 ) -> None:
     """Jobs, newest first."""
-    client = app_state().client
+    client = current_state().client
     now = client.now()
     query = JobQuery(tuple(map(JobState, states)), queue, task, None, limit)
     rows = [presenting.job_row(record, now) for record in client.inspect.list(query, now=now)]
@@ -87,8 +88,8 @@ def jobs(
 @_as_json
 def show(job_id: str, as_json: bool) -> None:
     """Everything about one job; secrets in its arguments are hidden."""
-    state = app_state()
-    found = presenting.job_page(state, extension().get(job_id).record)
+    state = current_state()
+    found = presenting.job_page(state, current_state().client.get(job_id).record)
     if as_json:
         say_json({"job": found})
         return
@@ -124,7 +125,7 @@ def enqueue(
     as_json: bool,
 ) -> None:
     """Enqueue a job of a registered task, and print its id."""
-    state = app_state()
+    state = current_state()
     call = JsonCall(
         task,
         read_json("--args", args, list[Any]),
@@ -147,7 +148,7 @@ def enqueue(
 @click.argument("job_id")
 def cancel(job_id: str) -> None:
     """Cancel a waiting job, or ask a running one to stop."""
-    job = extension().get(job_id)
+    job = current_state().client.get(job_id)
     if job.cancel("by hand, from the command line"):
         say(f"{job.id} is cancelled")
     elif job.is_final:
@@ -160,5 +161,5 @@ def cancel(job_id: str) -> None:
 @click.argument("job_id")
 def retry(job_id: str) -> None:
     """Let a failed or cancelled job run again, now."""
-    job = extension().get(job_id).retry()
+    job = current_state().client.get(job_id).retry()
     say(f"{job.id} is {job.state}")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..clock import Clock
-from ..presenting import duration, seconds_of
+from ..console.presenting import duration, seconds_of
 from ..texts import visible
 
 

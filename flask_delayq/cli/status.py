@@ -5,24 +5,22 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
 from flask import current_app
 
-from .. import launch, presenting
+from .. import launch
+from ..app_state import AppState, current_state
 from ..backends.base import Inspectable, Schedulable
+from ..console import presenting
+from ..console.presenting import View, duration
 from ..errors import BackendError, ConfigurationError, RuleError
-from ..mounts import fleeting
-from ..presenting import View, duration
+from ..mounts import why_temporary
 from ..runtime.peers import living
 from ..serializer import decode_rule
-from .group import app_state, delayq_commands
+from .group import delayq_commands
 from .output import relative, say, say_json, say_table
-
-if TYPE_CHECKING:
-    from ..app_state import AppState
 
 WATCH_EVERY = 2.0
 """Seconds between two looks of ``--watch``."""
@@ -37,7 +35,7 @@ def status(ctx: click.Context, as_json: bool, watch: bool) -> None:
 
     Sees the serving processes from any terminal. Exit code 0 when all is well, 1 when not.
     """
-    state = app_state()
+    state = current_state()
     found = presenting.status(state)
     try:
         while watch:
@@ -124,7 +122,7 @@ def threads() -> None:
 
     Live stacks exist only inside a process: it shows its own at /delayq/threads.
     """
-    state = app_state()
+    state = current_state()
     _say_processes(state, presenting.processes(state))
     say(f"live stacks: ask a serving process over HTTP, {state.settings.url_prefix}/threads")
 
@@ -133,7 +131,7 @@ def threads() -> None:
 @click.pass_context
 def check(ctx: click.Context) -> None:
     """Read the configuration, open the store, look at every task. Exit code 0 if all is well."""
-    state = app_state()
+    state = current_state()
     settings = state.settings
     say(f"configuration: ok (mode {state.mode}, {settings.workers} workers)")
     health = state.backend.health()
@@ -194,7 +192,7 @@ def _survival(state: AppState) -> str:
         return "jobs live on a server of their own"
     inside = Path(rest).is_relative_to(current_app.instance_path)
     where = "in the app's instance folder" if inside else "outside the app"
-    if why := fleeting(state.backend.url.partition(":///")[2]):
+    if why := why_temporary(state.backend.url.partition(":///")[2]):
         return f"the file is {where} and {why}; mount a volume there, or change DELAYQ_URL"
     hint = " (in a container, mount a volume there)" if inside else ""
     return f"the file is {where}: it survives a deploy if that folder does{hint}"

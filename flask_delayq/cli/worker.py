@@ -12,21 +12,18 @@ from contextlib import contextmanager
 from itertools import count
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from flask import current_app
 from flask.logging import default_handler
 from msgspec import structs
 
-from ..app_state import DRAIN_WORKER
+from ..app_state import DRAIN_WORKER, AppState, current_state
 from ..clock import Clock
 from ..ids import check_name
 from ..signals import job_started
-from .group import app_state, delayq_commands
-
-if TYPE_CHECKING:
-    from ..app_state import AppState
+from .group import delayq_commands
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +45,7 @@ def worker(ctx: click.Context, queues: str | None, workers: int | None, max_jobs
     Jobs under way then get 25 seconds (DELAYQ_DRAIN_TIMEOUT) to end. A second signal cuts that to one
     second; a third ends the process at once. Exit code 0 if all of them ended.
     """
-    state = app_state()
+    state = current_state()
     _log_to_stderr()
     changes: dict[str, Any] = {}
     if queues is not None:
@@ -56,7 +53,7 @@ def worker(ctx: click.Context, queues: str | None, workers: int | None, max_jobs
     if workers is not None:
         changes["workers"] = workers
     settings = structs.replace(state.settings, **changes)
-    with Wish.heard() as wish, _counted(state, max_jobs, wish):
+    with StopRequest.heard() as stop_request, _counted(state, max_jobs, stop_request):
         _log.info(
             "worker %d runs jobs of %s with %d threads (%s)",
             os.getpid(),
@@ -65,16 +62,16 @@ def worker(ctx: click.Context, queues: str | None, workers: int | None, max_jobs
             state.backend.url,
         )
         state.start(role="worker", settings=settings)
-        reason = wish.await_stop()
+        reason = stop_request.await_stop()
         timeout = DRAIN_WORKER if settings.drain_timeout is None else settings.drain_timeout
         _log.info("worker %d stops after %s; jobs get %g s to end", os.getpid(), reason, timeout)
-        finished = _drain(state, wish, timeout)
+        finished = _drain(state, stop_request, timeout)
     how = "all its jobs had ended" if finished else "unfinished jobs will run again elsewhere"
     _log.info("worker %d has stopped, %s", os.getpid(), how)
     ctx.exit(0 if finished else 1)
 
 
-class Wish:
+class StopRequest:
     """What signals, or a count of jobs, have asked of this worker so far.
 
     Only a ``SimpleQueue`` may be touched by a signal handler while the same thread waits on it.
@@ -86,12 +83,12 @@ class Wish:
 
     @classmethod
     @contextmanager
-    def heard(cls) -> Iterator[Wish]:
-        """A wish that SIGTERM and SIGINT are heard by; their handlers are restored at the end."""
-        wish = cls()
-        before = [(number, signal.signal(number, wish._on_signal)) for number in _SIGNALS]
+    def heard(cls) -> Iterator[StopRequest]:
+        """Made by SIGTERM and SIGINT; their handlers are restored at the end."""
+        stop_request = cls()
+        before = [(number, signal.signal(number, stop_request._on_signal)) for number in _SIGNALS]
         try:
-            yield wish
+            yield stop_request
         finally:
             for number, handler in before:
                 signal.signal(number, handler)
@@ -130,14 +127,14 @@ class Wish:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _drain(state: AppState, wish: Wish, timeout: float) -> bool:
+def _drain(state: AppState, stop_request: StopRequest, timeout: float) -> bool:
     """Let running jobs end; True if all of them did.
 
     The last second belongs to the runtime's own stop, which cannot be cut short.
     """
     last = min(timeout, HURRIED)
     _begin_no_more(state)
-    wish.await_end(lambda: _is_idle(state), timeout - last, state.clock)
+    stop_request.await_end(lambda: _is_idle(state), timeout - last, state.clock)
     return state.stop(last)
 
 
@@ -154,7 +151,7 @@ def _begin_no_more(state: AppState) -> None:
 
 
 @contextmanager
-def _counted(state: AppState, most: int | None, wish: Wish) -> Iterator[None]:
+def _counted(state: AppState, most: int | None, stop_request: StopRequest) -> Iterator[None]:
     """Stop the worker when so many runs have begun. Those that other threads begin in the same moment
     come on top; with one thread the number is exact."""
     if most is None:
@@ -165,7 +162,7 @@ def _counted(state: AppState, most: int | None, wish: Wish) -> Iterator[None]:
     def on_start(sender: object, **facts: object) -> None:
         if next(begun) == most:
             _begin_no_more(state)
-            wish.stop(f"{most} jobs")
+            stop_request.stop(f"{most} jobs")
 
     with job_started.connected_to(on_start, sender=state.app):
         yield

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from flask import has_request_context, request, request_started
 
-from . import arrivals, proofs, uwsgi
+from . import proofs, request_origin, uwsgi
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -160,7 +160,7 @@ class Process:
             return
         self._record(self.look())
         environ = request.environ if has_request_context() else {}
-        if self.proof is None and arrivals.came_through_server(environ):
+        if self.proof is None and request_origin.came_through_server(environ):
             self._record("first request")
         self._launch()
 

@@ -9,7 +9,7 @@ from itertools import chain
 from types import FrameType
 from typing import Any, NamedTuple
 
-from ..surroundings import is_under_mod_wsgi
+from ..deployment_warnings import is_under_mod_wsgi
 from . import uwsgi
 from .frames import stacks
 

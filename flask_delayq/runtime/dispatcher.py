@@ -12,10 +12,10 @@ from ..backends.base import Backend
 from ..clock import Clock
 from ..config import Settings
 from ..job import Claim, ClaimFor, Outcome, Verb
-from .claims import Held, HeldClaims
+from .foreign_tasks import ForeignTasks
+from .held import HeldClaim, HeldClaims
 from .pool import WorkerPool
 from .recorder import Recorder
-from .strangers import Strangers
 from .wheel import TimingWheel
 
 SAFETY = 1.0
@@ -49,10 +49,10 @@ class Dispatcher:
         clock: Clock,
         owner: str,
         claims: HeldClaims,
-        pool: WorkerPool[Held],
+        pool: WorkerPool[HeldClaim],
         recorder: Recorder,
         wake: Callable[[], None],
-        strangers: Strangers,
+        strangers: ForeignTasks,
     ) -> None:
         self._backend = backend
         self._clock = clock
@@ -61,13 +61,13 @@ class Dispatcher:
         self._pool = pool
         self._recorder = recorder
         self._wake = wake
-        self._strangers = strangers
+        self._foreign_tasks = strangers
         self._queues = settings.queues
         self._lease = settings.lease
         self._horizon = settings.horizon
         self._reserved_for = settings.enqueue_timeout + SAFETY
         self._strict = settings.strict_priority
-        self.open = False
+        self.accepting = False
         """Whether claims may be made; set once the process is announced, cleared when it stops."""
         self._wheel = TimingWheel(clock.now())
         # Touched by turns alone. Who enqueues takes no lock here: it may be a finalizer, which runs in
@@ -88,15 +88,15 @@ class Dispatcher:
         self._rung, rung = False, self._rung
         self._wanted, wanted = False, self._wanted
         self._return_unstarted()
-        if not self.open:
+        if not self.accepting:
             return SAFETY
         self._count_places()
-        if self._strangers.met:
+        if self._foreign_tasks.met:
             self._ask_for_ours()
         self._take_expected()
         popped = self._wheel.advance(now, PAGE)
         look = self._clock.monotonic() >= self._look_at
-        if self._strangers.met:
+        if self._foreign_tasks.met:
             # It rings for the jobs of others as well, and a glance costs nobody the store's lock.
             look, rung = look or rung, False
         if look and not (popped or rung or wanted or self._pool.hungry):
@@ -147,11 +147,13 @@ class Dispatcher:
                     owner=self._owner,
                     lease=self._lease,
                     strict=self._strict,
-                    tasks=self._strangers.tasks,
+                    tasks=self._foreign_tasks.tasks,
                 )
             finally:
                 since = self._clock.monotonic()
-                self._give(places, [Held(claim, None, since, claim.leased_at) for claim in claims or ()])
+                self._give(
+                    places, [HeldClaim(claim, None, since, claim.leased_at) for claim in claims or ()]
+                )
                 if claims is None or len(claims) == places:
                     pool.hungry = True
             if len(claims) < places:
@@ -162,11 +164,11 @@ class Dispatcher:
 
     def _look(self) -> None:
         self._seen_due = self._backend.next_due(
-            self._queues, owner=self._owner, tasks=self._strangers.tasks
+            self._queues, owner=self._owner, tasks=self._foreign_tasks.tasks
         )
         self._look_at = self._clock.monotonic() + SAFETY
 
-    def _give(self, places: int, items: Sequence[Held]) -> None:
+    def _give(self, places: int, items: Sequence[HeldClaim]) -> None:
         for held in items:
             self._claims.add(held)
             self._pool.put(held)
@@ -174,13 +176,13 @@ class Dispatcher:
             self._pool.give_back(places - len(items))
             if self._pool.hungry:
                 self._wake()  # somebody found no place while these were reserved
-        if not self.open:
+        if not self.accepting:
             # A stop came between the claim and here, so what it withdrew were not these.
             self.release(self._claims.withdraw(float("inf")))
 
     def _return_unstarted(self) -> None:
         """No job waits in memory behind a neighbour's long one: others may be free to run it."""
-        limit = self._clock.monotonic() - UNSTARTED_LIMIT if self.open else float("inf")
+        limit = self._clock.monotonic() - UNSTARTED_LIMIT if self.accepting else float("inf")
         withdrawn = self._claims.withdraw(limit)
         if withdrawn:
             self.release(withdrawn)
@@ -216,7 +218,7 @@ class Dispatcher:
             return False
         after = max(self._loaded_until, now)
         page = self._backend.upcoming(
-            self._queues, after=after, until=until, limit=PAGE, tasks=self._strangers.tasks
+            self._queues, after=after, until=until, limit=PAGE, tasks=self._foreign_tasks.tasks
         )
         for due, job_id in page:
             self._wheel.add(job_id, due)
@@ -255,7 +257,7 @@ class Dispatcher:
 
     def reserve(self, jobs: int) -> ClaimFor | None:
         """Places for jobs that are being enqueued, or ``None``."""
-        if not self.open or self._pool.hungry or self._recorder.is_full:
+        if not self.accepting or self._pool.hungry or self._recorder.is_full:
             return None
         places = self._pool.reserve(jobs)
         if not places:
@@ -268,7 +270,7 @@ class Dispatcher:
         """Run what was claimed while it was enqueued; unused places are free again."""
         since = self._clock.monotonic()
         self._reserved.discard(reserved)
-        held = [Held(claim, values, since, claim.leased_at) for claim, values in claims]
+        held = [HeldClaim(claim, values, since, claim.leased_at) for claim, values in claims]
         self._give(reserved.slots, held)
 
     def expect(self, jobs: Sequence[tuple[str, float]]) -> None:

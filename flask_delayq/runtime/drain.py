@@ -17,15 +17,15 @@ from ..ids import new_id
 from ..job import Claim, Outcome, ProcessRecord, Verb
 from ..running import RunningJob
 from ..task import TaskRegistry
-from .claims import Held, HeldClaims
 from .ended import Ended
 from .executor import Executor
+from .held import HeldClaim, HeldClaims
 from .identity import describe
 from .loop import LONGEST_PAUSE, Loop
 from .maintenance import ANNOUNCE_EVERY
 from .recorder import Recorder
 from .renewer import Renewer
-from .teller import Teller
+from .signal_sender import SignalSender
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Drain:
         threads: bool = True,
     ) -> None:
         self.owner = f"drain-{new_id()}"
-        self.teller = Teller(
+        self.signal_sender = SignalSender(
             backend,
             sender,
             scope,
@@ -82,7 +82,7 @@ class Drain:
             self._claims,
             lambda outcomes: on_recorded(outcome.claim.id for outcome in outcomes),
             lambda: None,
-            self.teller.tell_end,
+            self.signal_sender.tell_end,
         )
         lease = settings.lease
         self._renewer = Renewer(backend, clock, self.owner, lease, self._claims, lambda: None)
@@ -108,7 +108,7 @@ class Drain:
         :raises RuntimeError: more than :data:`ROUNDS` jobs; a task seems to enqueue itself for ever.
         """
         outcomes: list[Outcome] = []
-        self.teller.turn(self._clock.now())
+        self.signal_sender.turn(self._clock.now())
         try:
             while limit is None or len(outcomes) < limit:
                 claim = self._claim()
@@ -118,7 +118,7 @@ class Drain:
                 if outcome.verb is Verb.RELEASE:
                     continue  # left to others, and not asked for again
                 outcomes.append(outcome)
-                self.teller.turn(self._clock.now())
+                self.signal_sender.turn(self._clock.now())
                 if len(outcomes) >= ROUNDS:
                     raise RuntimeError(f"drain ran {ROUNDS:,} jobs and there are still more due")
         finally:
@@ -126,7 +126,7 @@ class Drain:
                 self._end()
         return outcomes
 
-    def _claim(self) -> Held | None:
+    def _claim(self) -> HeldClaim | None:
         if not self._is_shown and not self._finds_something():
             return None
         asked_at = self._clock.monotonic()
@@ -138,10 +138,10 @@ class Drain:
             owner=self.owner,
             lease=settings.lease,
             strict=settings.strict_priority,
-            tasks=self._executor.strangers.tasks,
+            tasks=self._executor.foreign_tasks.tasks,
         )
         for claim in claims:
-            held = Held(claim, None, asked_at, claim.leased_at)
+            held = HeldClaim(claim, None, asked_at, claim.leased_at)
             self._claims.add(held)
             return held
         return None
@@ -199,7 +199,7 @@ class Drain:
             self._announce_at = mono + ANNOUNCE_EVERY
         return min(self._renew_at, self._announce_at) - mono
 
-    def _run(self, held: Held) -> Outcome:
+    def _run(self, held: HeldClaim) -> Outcome:
         claim, ident = held.claim, threading.get_ident()
         run = self._begin(held, ident)
         if run is None:
@@ -225,7 +225,7 @@ class Drain:
             return ended.outcome
         return Outcome(claim, Verb.RESCUE, ended.outcome.at)
 
-    def _begin(self, held: Held, ident: int) -> RunningJob | None:
+    def _begin(self, held: HeldClaim, ident: int) -> RunningJob | None:
         """Begin a claim, if it is young enough; in the same steps as :class:`Workers`."""
         if not self._claims.may_begin(held, self._clock.monotonic() - self._freshness):
             return None
@@ -281,7 +281,7 @@ class Drain:
         finally:
             self._tried_to_end.set()
         if is_late:
-            self.teller.turn(now)
+            self.signal_sender.turn(now)
 
     def _end_without_thread(self) -> None:
         try:

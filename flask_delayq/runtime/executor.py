@@ -19,7 +19,7 @@ from ..backends.base import Backend
 from ..clock import Clock, to_seconds
 from ..config import Settings
 from ..errors import BackendError
-from ..job import Claim, Failure, Outcome, Verb
+from ..job import CANCELLED, Claim, Failure, Outcome, Verb
 from ..retry import Cancel, Retry, RetryPolicy, Snooze
 from ..running import RunningJob, running_job
 from ..serializer import encode, encode_failure
@@ -36,9 +36,9 @@ from ..task import Task, TaskRegistry
 from ..texts import indented, traceback_of
 from .ended import Ended
 from .exits import cut_off_by_exit
+from .foreign_tasks import ForeignTasks
 from .mismatches import Mismatches
 from .peers import fingerprint, living
-from .strangers import Strangers
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Executor:
         self._scope = scope
         self._sender = sender
         self._interruptible = interruptible
-        self.strangers = Strangers(registry)
+        self.foreign_tasks = ForeignTasks(registry)
         """The tasks that jobs came for and that are not registered here."""
         self._mismatches = Mismatches()
         self._patience = settings.unknown_task_timeout
@@ -202,21 +202,22 @@ class Executor:
                 return self._failed(claim, task, unclear)
         return self._failed(claim, task, error)
 
-    def _steered(self, claim: Claim, task: Task[..., Any], wish: Snooze | Cancel | Retry) -> Ended:
+    def _steered(self, claim: Claim, task: Task[..., Any], request: Snooze | Cancel | Retry) -> Ended:
         now = self._clock.now()
-        if isinstance(wish, Snooze):
-            run_at = now + to_seconds(wish.delay)
+        if isinstance(request, Snooze):
+            run_at = now + to_seconds(request.delay)
             outcome = Outcome(claim, Verb.SNOOZE, now, run_at)
-            return _told(outcome, job_retried, error=None, run_at=run_at)
-        failure = Failure(type(wish).__name__, _text_of(wish))
-        if isinstance(wish, Cancel):
+            return _with_signal(outcome, job_retried, error=None, run_at=run_at)
+        if isinstance(request, Cancel):
+            failure = Failure(CANCELLED, _text_of(request))
             outcome = Outcome(claim, Verb.CANCEL, now, error=encode_failure(failure))
-            return _told(outcome, job_cancelled, reason=wish.reason)
+            return _with_signal(outcome, job_cancelled, reason=request.reason)
+        failure = Failure(type(request).__name__, _text_of(request))
         policy = self._policy(task)
         if not policy.allows(claim.attempt, on_request=True, max_attempts=claim.max_attempts):
-            return self._end(claim, failure, wish)
-        pause = policy.pause(claim.attempt) if wish.delay is None else to_seconds(wish.delay)
-        return self._again(claim, failure, wish, now + pause)
+            return self._end(claim, failure, request)
+        pause = policy.pause(claim.attempt) if request.delay is None else to_seconds(request.delay)
+        return self._again(claim, failure, request, now + pause)
 
     def _cut_off(self, claim: Claim, error: BaseException) -> Ended:
         # As at the end of a drain: it is not the task's fault, and the job is free once we are gone.
@@ -249,7 +250,7 @@ class Executor:
             _one_line(failure),
         )
         outcome = Outcome(claim, Verb.RETRY, now, run_at, error=encode_failure(failure))
-        return _told(outcome, job_retried, error=error, run_at=run_at)
+        return _with_signal(outcome, job_retried, error=error, run_at=run_at)
 
     def _end(self, claim: Claim, failure: Failure, error: BaseException | None) -> Ended:
         _log.error(
@@ -261,12 +262,12 @@ class Executor:
             indented(failure.traceback),
         )
         outcome = Outcome(claim, Verb.FAIL, self._clock.now(), error=encode_failure(failure))
-        return _told(outcome, job_failed, error=error)
+        return _with_signal(outcome, job_failed, error=error)
 
     def _leave_to_others(self, claim: Claim) -> Ended:
         """The task is not registered here: the job goes back at once, and none like it is asked for any
         more. Whether any process knows the task is not for this one to judge."""
-        if self.strangers.meet(claim.task):
+        if self.foreign_tasks.meet(claim.task):
             _log.info(
                 "task %r is not registered in this process: its jobs are left to others (first %s)",
                 claim.task,
@@ -303,7 +304,7 @@ class Executor:
         return task.declared.retry or self._default_policy
 
 
-def _told(outcome: Outcome, signal: Signal, **facts: object) -> Ended:
+def _with_signal(outcome: Outcome, signal: Signal, **facts: object) -> Ended:
     """An end of which receivers are to hear, if there are any."""
     return Ended(outcome, signal, facts) if signal.receivers else Ended(outcome)
 

@@ -51,8 +51,8 @@ class Loop:
         self._bell.acquire()
         self._stopping = False
         self._failures = 0
-        self._told = ""
-        self._told_at = float("-inf")
+        self._logged = ""
+        self._logged_at = float("-inf")
         self._recovery_is_news = False
 
     def wake(self) -> None:
@@ -104,8 +104,8 @@ class Loop:
         # The words of one trouble vary; and on a full disk some turns end well and others do not.
         kind = f"{type(error).__name__}: {getattr(error, 'reason', error)}"
         now = self._clock.monotonic()
-        if kind != self._told or now - self._told_at >= REMIND_EVERY:
-            self._told, self._told_at, self._recovery_is_news = kind, now, True
+        if kind != self._logged or now - self._logged_at >= REMIND_EVERY:
+            self._logged, self._logged_at, self._recovery_is_news = kind, now, True
             # A store that is away is a state of the world; anything else is our own mistake.
             ours = not isinstance(error, BackendError)
             _log.error("%s failed: %s", self.name, self.failing, exc_info=error if ours else None)

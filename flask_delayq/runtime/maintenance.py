@@ -9,13 +9,11 @@ from collections.abc import Callable
 from ..backends.base import Backend, Inspectable, Schedulable
 from ..clock import Clock
 from ..config import Settings
-from ..errors import RuleError
-from ..ids import new_id
-from ..job import NewJob, ProcessRecord, ScheduleRecord, Stored
-from ..serializer import decode_rule, encode_rule
-from ..signals import job_cancelled, job_enqueued, job_failed, job_rescued
+from ..job import ProcessRecord, StoredState
+from ..signals import job_cancelled, job_failed, job_rescued
 from ..task import TaskRegistry
-from .setback import SetBack
+from .clock_setback import ClockSetBack
+from .periodic import Periodic
 
 _log = logging.getLogger(__name__)
 
@@ -33,9 +31,6 @@ PRUNE_EVERY = 60.0
 
 FORGET_EVERY = 3600.0
 """Seconds between two rounds of forgetting queues without jobs."""
-
-CLOCK_WAS_WRONG = 3 * 3600.0
-"""Seconds by which a schedule is too far ahead for a small correction of the clock."""
 
 PRUNE_BATCH = 200
 """Jobs deleted in one step, so that no caller waits long behind it."""
@@ -69,7 +64,6 @@ class Maintenance:
         on_waiting: Callable[[], None],
     ) -> None:
         self._backend = backend
-        self._registry = registry
         self._settings = settings
         self._clock = clock
         self._tell = tell
@@ -78,8 +72,8 @@ class Maintenance:
         self._describe = describe
         self._on_ready = on_ready
         self._on_waiting = on_waiting
-        self._set_back = SetBack(backend, clock)
-        self._unusable: set[str] = set()  # schedules of which that was said
+        self._set_back = ClockSetBack(backend, clock)
+        self._periodic = Periodic(backend, registry)
         self._ready = False
         self._announce_at = self._prune_at = self._forget_at = float("-inf")
 
@@ -90,16 +84,15 @@ class Maintenance:
             self._backend.announce(self._describe())
             self._announce_at = mono + ANNOUNCE_EVERY
         if not self._ready:
-            declare_schedules(self._backend, self._registry, now)
-            set_schedules_right(self._backend, now, self._unusable)
+            self._periodic.declare(now)
+            self._periodic.pull_back(now)
             self._prune_at = mono + PRUNE_EVERY
             self._on_ready()
             self._ready = True  # only now: if any of this failed, the next turn tries again
         if self._set_back.turn():
             self._on_waiting()
         all_rescued = self._rescue(now)
-        fired = fire_due(self._backend, self._registry, now, self._tell, self._unusable)
-        if fired:
+        if self._periodic.fire_due(now, self._tell):
             self._on_waiting()
         hurries = self._backend.maintain()
         all_pruned = self._prune(now, mono)
@@ -140,9 +133,9 @@ class Maintenance:
             else:
                 _log.info("job %s (%s) of %s waits again, uncharged", one.id, one.task, one.owner)
             self._tell(job_rescued, job=one)
-            if one.state is Stored.FAILED:
+            if one.state is StoredState.FAILED:
                 self._tell(job_failed, job=one, error=None)
-            elif one.state is Stored.CANCELLED:
+            elif one.state is StoredState.CANCELLED:
                 self._tell(job_cancelled, job=one, reason="")
         if rescued:
             self._on_waiting()
@@ -161,119 +154,9 @@ class Maintenance:
         )
         if deleted >= PRUNE_BATCH:
             return False
-        set_schedules_right(self._backend, now, self._unusable)
+        self._periodic.pull_back(now)
         self._prune_at = mono + PRUNE_EVERY
         if mono >= self._forget_at and isinstance(self._backend, Inspectable):
             self._backend.forget_queues()
             self._forget_at = mono + FORGET_EVERY
         return True
-
-
-def declare_schedules(backend: Backend, registry: TaskRegistry, now: float) -> None:
-    """Bring the stored schedules in line with the tasks that are periodic by their decorator.
-
-    A schedule whose task is registered here without a rule any more is removed; one whose task is
-    unknown here may belong to other code on the same store and is left alone.
-    """
-    if not isinstance(backend, Schedulable):
-        return
-    for task in registry:
-        rule = task.declared.rule
-        if rule is None:
-            continue
-        payload, _ = task.arguments.encode((), {})
-        backend.put_schedule(
-            ScheduleRecord(
-                name=task.name,
-                task=task.name,
-                payload=payload,
-                rule=encode_rule(rule),
-                queue=task.declared.queue,
-                priority=int(task.declared.priority),
-                next_due=rule.next_after(now),
-                fail_on_crash=task.declared.fail_on_crash,
-            )
-        )
-    for schedule in backend.schedules():
-        if not schedule.from_code:
-            continue
-        known = registry.find(schedule.name)
-        if known is not None and (known.declared.rule is None or known.name != schedule.name):
-            backend.remove_schedule(schedule.name)
-
-
-def set_schedules_right(backend: Backend, now: float, unusable: set[str]) -> None:
-    """Take schedules back to the present that a clock years ahead has sent into the future.
-
-    Only those further ahead than :data:`CLOCK_WAS_WRONG`: after a smaller step back the occurrences up
-    to the old present have run, and time catches up with them (the rule of Vixie cron).
-
-    :param unusable: the schedules of which it was said that their rule cannot be used.
-    """
-    if not isinstance(backend, Schedulable):
-        return
-    for schedule in backend.schedules():
-        due = _next_due(schedule, now, unusable)
-        # Moved on without a job: of several processes that see it, one does it.
-        if due is not None and schedule.next_due - due > CLOCK_WAS_WRONG and not schedule.paused:
-            backend.fire(schedule, None, next_due=due)
-            _log.warning("schedule %r lay too far ahead; was the clock wrong?", schedule.name)
-
-
-def _next_due(schedule: ScheduleRecord, now: float, unusable: set[str]) -> float | None:
-    """The next occurrence; ``None``, which is said once, if the rule cannot be used here."""
-    try:
-        due = decode_rule(schedule.rule).next_after(now)
-    except RuleError as error:
-        if schedule.name not in unusable:
-            unusable.add(schedule.name)
-            _log.error(
-                "schedule %r enqueues nothing here, its rule cannot be used: %s", schedule.name, error
-            )
-        return None
-    unusable.discard(schedule.name)
-    return due
-
-
-def fire_due(
-    backend: Backend,
-    registry: TaskRegistry,
-    now: float,
-    tell: Callable[..., None],
-    unusable: set[str],
-) -> int:
-    """Enqueue one job for each schedule that is due; returns how many.
-
-    However many occurrences were missed, one job is enqueued and the schedule goes on from now: its
-    cost does not grow with the gap.
-
-    :param unusable: the schedules of which it was said that their rule cannot be used.
-    """
-    if not isinstance(backend, Schedulable):
-        return 0
-    first = backend.next_occurrence()
-    if first is None or first > now:
-        return 0
-    fired = 0
-    for schedule in backend.schedules():
-        if schedule.paused or schedule.next_due > now or registry.find(schedule.task) is None:
-            continue
-        next_due = _next_due(schedule, now, unusable)
-        if next_due is None:
-            continue
-        job = NewJob(
-            id=new_id(),
-            task=schedule.task,
-            queue=schedule.queue,
-            priority=schedule.priority,
-            run_at=schedule.next_due,
-            enqueued_at=now,
-            payload=schedule.payload,
-            max_attempts=schedule.max_attempts,
-            fail_on_crash=schedule.fail_on_crash,
-            schedule=schedule.name,
-        )
-        if backend.fire(schedule, job, next_due=next_due) is not None:
-            fired += 1
-            tell(job_enqueued, job=job)
-    return fired

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from ..backends.base import Backend, Inspectable
 from ..clock import Clock
 from ..errors import BackendError
-from ..job import TRANSITIONS, Outcome, Stored, Verb
-from .claims import HeldClaims
+from ..job import TRANSITIONS, Outcome, StoredState, Verb
 from .ended import Ended
+from .held import HeldClaims
 
 _log = logging.getLogger(__name__)
 
@@ -163,11 +163,12 @@ class Recorder:
             return record.interrupted
         if outcome.verb is Verb.FAIL and record.error != outcome.error:
             return False  # it failed as a crash
-        if record.stored is Stored.WAITING and outcome.run_at not in (None, record.run_at):
+        if record.stored is StoredState.WAITING and outcome.run_at not in (None, record.run_at):
             return False  # it was rescued
-        stored = TRANSITIONS[Stored.RUNNING, outcome.verb]
+        stored = TRANSITIONS[StoredState.RUNNING, outcome.verb]
         return record.stored is stored or (
-            record.stored is Stored.CANCELLED and stored is Stored.WAITING  # as was asked meanwhile
+            record.stored is StoredState.CANCELLED
+            and stored is StoredState.WAITING  # as was asked meanwhile
         )
 
     def await_empty(self, timeout: float) -> bool:

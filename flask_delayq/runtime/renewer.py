@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ..backends.base import LONGEST_WAIT, Backend
 from ..clock import Clock
-from .claims import HeldClaims
+from .held import HeldClaims
 
 _log = logging.getLogger(__name__)
 

@@ -31,16 +31,16 @@ from ..config import Settings
 from ..errors import BackendError
 from ..job import Outcome, ProcessRecord, Verb
 from ..task import TaskRegistry
-from .claims import HeldClaims
 from .dispatcher import SAFETY, Dispatcher
 from .executor import Executor
+from .foreign_tasks import ForeignTasks
+from .held import HeldClaims
 from .identity import describe
 from .loop import Loop
 from .maintenance import Maintenance
 from .recorder import Recorder
 from .renewer import Renewer
-from .strangers import Strangers
-from .teller import Teller
+from .signal_sender import SignalSender
 from .unknown import UnknownTasks
 from .workers import Workers
 
@@ -90,7 +90,7 @@ class Supervisor:
         self._lock = threading.RLock()
         self._stopped = threading.Event()
         self.claims = HeldClaims()
-        self.teller = Teller(
+        self.signal_sender = SignalSender(
             backend,
             sender,
             scope,
@@ -104,7 +104,7 @@ class Supervisor:
             self.claims,
             self._recorded,
             lambda: self._recording.wake(),
-            self.teller.tell_end,
+            self.signal_sender.tell_end,
         )
         executor = Executor(registry, backend, settings, clock, scope, sender)
         lease = settings.lease
@@ -112,17 +112,17 @@ class Supervisor:
             settings.workers, executor, self.claims, self.recorder, clock, lease / 6, self._wake
         )
         self.pool = self._workers.pool
-        parts = (self.claims, self.pool, self.recorder, self._wake, executor.strangers)
+        parts = (self.claims, self.pool, self.recorder, self._wake, executor.foreign_tasks)
         self.dispatcher = Dispatcher(backend, settings, clock, self.owner, *parts)
         renewer = Renewer(backend, clock, self.owner, lease, self.claims, self.dispatcher.ring)
         self._maintenance = self._make_maintenance(registry, renewer)
-        self._unknown = self._make_unknown(executor.strangers)
+        self._unknown = self._make_unknown(executor.foreign_tasks)
         self._doorbell: Doorbell | None = None
         self._dispatching = Loop("dispatcher", self._dispatch, clock)
         self._recording = Loop("recorder", self._record, clock)
         self._maintaining = Loop("maintenance", self._maintain, clock)
         self._renewing = Loop("renewer", renewer.turn, clock, renewer.longest_pause(lease))
-        self._telling = Loop("signals", self.teller.turn, clock)
+        self._telling = Loop("signals", self.signal_sender.turn, clock)
         self._listening = Loop("doorbell", self._listen, clock)  # begins once there is one
         self._threads: dict[str, threading.Thread] = {}
 
@@ -132,7 +132,7 @@ class Supervisor:
             registry,
             self.settings,
             self._clock,
-            self.teller.tell,
+            self.signal_sender.tell,
             self.owner,
             renewer.judges_as_of,
             self.describe,
@@ -140,8 +140,8 @@ class Supervisor:
             self.dispatcher.ring,
         )
 
-    def _make_unknown(self, strangers: Strangers) -> UnknownTasks:
-        tell = self.teller.tell
+    def _make_unknown(self, strangers: ForeignTasks) -> UnknownTasks:
+        tell = self.signal_sender.tell
         return UnknownTasks(self._backend, strangers, self.settings, self._clock, self.owner, tell)
 
     @property
@@ -194,7 +194,7 @@ class Supervisor:
         """Claim nothing more, for good, and give back what has not begun. Jobs under way go on."""
         if not self._move("closing", "running"):
             return
-        self.dispatcher.open = False
+        self.dispatcher.accepting = False
         self._backend.end_claims(self.owner)
         self.claims.close()
         self._give_back()
@@ -240,7 +240,7 @@ class Supervisor:
         self._give_back()
         self._recording.wake()
         self.recorder.await_empty(end - self._clock.monotonic())
-        self.teller.await_empty(end - self._clock.monotonic())
+        self.signal_sender.await_empty(end - self._clock.monotonic())
         self._workers.on_end = self._retire_if_done
         self._move("stopped", "stopping")
         self._retire_if_done()
@@ -263,7 +263,7 @@ class Supervisor:
             return
         with self._lock:
             # In the order in which an end passes through them; each hands on before it lets go.
-            done = not (self.claims.working or self.recorder.backlog or self.teller.backlog)
+            done = not (self.claims.working or self.recorder.backlog or self.signal_sender.backlog)
             if self._state != "stopped" or not done:
                 return
             self._state = "ended"
@@ -321,7 +321,7 @@ class Supervisor:
             running = self._state == "running"
             if running:
                 self._doorbell = doorbell
-                self.dispatcher.open = True
+                self.dispatcher.accepting = True
         if doorbell is not None and running:
             self._make_thread(self._listening).start()
         elif doorbell is not None:
@@ -384,6 +384,6 @@ class Supervisor:
                     troubles.append(f"{loop.name} has not turned for {now - loop.turned_at:.0f} s")
         if self.recorder.is_full:
             troubles.append(f"{self.recorder.backlog} outcomes wait to be recorded")
-        if stuck := self.teller.at_work(STALLED_AFTER):
-            troubles.append(f"{self.teller.backlog} signals wait to be sent: {stuck}")
+        if stuck := self.signal_sender.at_work(STALLED_AFTER):
+            troubles.append(f"{self.signal_sender.backlog} signals wait to be sent: {stuck}")
         return troubles

@@ -15,8 +15,8 @@ from ..job import Failure, Outcome, TaskInfo, Verb
 from ..serializer import encode_failure
 from ..signals import job_failed
 from ..texts import visible
+from .foreign_tasks import ForeignTasks
 from .peers import Peer, living
-from .strangers import Strangers
 
 _log = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ class UnknownTasks:
     def __init__(
         self,
         backend: Backend,
-        strangers: Strangers,
+        strangers: ForeignTasks,
         settings: Settings,
         clock: Clock,
         owner: str,
         tell: Callable[..., None],
     ) -> None:
         self._backend = backend
-        self._strangers = strangers
+        self._foreign_tasks = strangers
         self._settings = settings
         self._timeout = settings.unknown_task_timeout
         self._clock = clock
@@ -58,11 +58,11 @@ class UnknownTasks:
         self._tell_of = tell
         self._look_at = float("-inf")
         self._since: float | None = None
-        self._told: dict[str, bool] = {}
+        self._logged: dict[str, bool] = {}
 
     def turn(self, now: float) -> None:
         """Look, if it is time, at a wall moment."""
-        tasks = self._strangers.tasks
+        tasks = self._foreign_tasks.tasks
         mono = self._clock.monotonic()
         if tasks is None or mono < self._look_at or not isinstance(self._backend, Inspectable):
             return
@@ -83,9 +83,9 @@ class UnknownTasks:
     def _tell(self, task: TaskInfo, knowing: list[Peer]) -> None:
         """One line for each task, and another one when a process comes or goes that knows it."""
         known = bool(knowing)
-        if self._told.get(task.name) is known:
+        if self._logged.get(task.name) is known:
             return
-        self._told[task.name] = known
+        self._logged[task.name] = known
         if known:
             _log.info("jobs of task %r are left to %s", task.name, visible(str(knowing[0])))
         else:

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 
 from ..clock import Clock
 from ..job import Outcome, Verb
-from .claims import Held, HeldClaims
 from .ended import Ended
 from .executor import Executor
+from .held import HeldClaim, HeldClaims
 from .pool import WorkerPool
 from .recorder import Recorder
 
@@ -51,12 +51,12 @@ class Workers:
         self._clock = clock
         self._freshness = freshness
         self._late: deque[float] = deque(maxlen=RECENT)
-        self.pool: WorkerPool[Held] = WorkerPool(size, self._work, on_free, "delayq")
+        self.pool: WorkerPool[HeldClaim] = WorkerPool(size, self._work, on_free, "delayq")
         self.pool.on_start = self._settle_predecessor
         self.on_end: Callable[[], None] | None = None
         """Called by a worker after each job, once set."""
 
-    def _work(self, held: Held) -> None:
+    def _work(self, held: HeldClaim) -> None:
         claims, claim = self._claims, held.claim
         # Also before the mark: else a process that stood still marks all that it had claimed, one by one
         # as it refuses them, and by these marks a kill would charge them.
@@ -90,7 +90,7 @@ class Workers:
         if self.on_end is not None:
             self.on_end()
 
-    def _end_of(self, held: Held, error: BaseException | None) -> Ended:
+    def _end_of(self, held: HeldClaim, error: BaseException | None) -> Ended:
         """How a run that was cut off has ended."""
         if held.ended is None and held.begun and held.run is not None:
             held.ended = self._executor.struck(held.run, error)
@@ -117,7 +117,7 @@ class Workers:
         if left is not None:
             self._settle(ident, left)
 
-    def _settle(self, ident: int, held: Held) -> None:
+    def _settle(self, ident: int, held: HeldClaim) -> None:
         if self._claims.has_not_begun(held):
             # Its place is freed by whoever withdraws it.
             self._claims.working.pop(ident, None)

@@ -96,10 +96,10 @@ def _nanoseconds_ahead(state: AppState) -> list[int]:
 def _raise_failures(outcomes: Iterable[Outcome]) -> None:
     failed = [outcome for outcome in outcomes if outcome.verb is Verb.FAIL]
     if failed:
-        raise AssertionError("\n\n".join(map(_told, failed)))
+        raise AssertionError("\n\n".join(map(_shown, failed)))
 
 
-def _told(outcome: Outcome) -> str:
+def _shown(outcome: Outcome) -> str:
     failure = decode_failure(outcome.error)
     head = f"job {outcome.claim.id} ({outcome.claim.task}) failed"
     if failure is None:

@@ -24,7 +24,7 @@ import pytest
 from acceptance.product_app import FOLDER, create_app
 from flask_delayq import DelayQ
 from flask_delayq.backends import open_backend
-from flask_delayq.job import JobQuery, JobRecord, Stored
+from flask_delayq.job import JobQuery, JobRecord, StoredState
 from kit import making
 from pace import quiet_seconds
 from servers import Program, find_uwsgi
@@ -167,7 +167,7 @@ class Site:
             found = self.rows()
             missing = [job for job in job_ids if job not in found]
             assert not missing, f"{len(missing)} acknowledged jobs are lost: {missing[:3]}"
-            done = all(found[job].stored is Stored.COMPLETED for job in job_ids)
+            done = all(found[job].stored is StoredState.COMPLETED for job in job_ids)
             return found if done else {}
 
         return wait_until(rows, timeout, f"{len(job_ids)} jobs are completed")

@@ -18,16 +18,16 @@ from acceptance.accounting import COMPLETED, FAILED, Account
 from acceptance.conftest import Figure
 from acceptance.nursery import Nursery
 from acceptance.stores import config, opened, producing, url_of
-from flask_delayq.job import Stored
+from flask_delayq.job import StoredState
 from waiting import wait_until
 
 INSTANTS = {
     # where the process dies: state and rescues of a job that may be repeated, state of one that must not
-    "before:mark_begun:1": (Stored.WAITING, 0, Stored.WAITING),
-    "after:mark_begun:1": (Stored.WAITING, 1, Stored.FAILED),
-    "in the run": (Stored.WAITING, 1, Stored.FAILED),
-    "before:record:1": (Stored.WAITING, 1, Stored.FAILED),
-    "after:record:1": (Stored.COMPLETED, 0, Stored.COMPLETED),
+    "before:mark_begun:1": (StoredState.WAITING, 0, StoredState.WAITING),
+    "after:mark_begun:1": (StoredState.WAITING, 1, StoredState.FAILED),
+    "in the run": (StoredState.WAITING, 1, StoredState.FAILED),
+    "before:record:1": (StoredState.WAITING, 1, StoredState.FAILED),
+    "after:record:1": (StoredState.COMPLETED, 0, StoredState.COMPLETED),
 }
 
 
@@ -50,7 +50,7 @@ def test_a_kill_at_each_instant_charges_what_had_begun(children: Nursery, instan
             rescue_all(backend)
             record = backend.get(job)
             assert record.stored is (again if store == "again" else once)
-            if store == "again" or record.stored is not Stored.FAILED:
+            if store == "again" or record.stored is not StoredState.FAILED:
                 assert record.rescues == rescues
     runs = Account(folder).runs
     assert bool(runs) == (not instant.endswith("mark_begun:1"))

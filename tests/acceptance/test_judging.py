@@ -22,7 +22,7 @@ from acceptance.conftest import Figure
 from acceptance.nursery import Nursery
 from acceptance.stores import config, opened, producing, unfinished, wait_until_all_final
 from flask_delayq.backends.base import LONGEST_WAIT
-from flask_delayq.job import Stored
+from flask_delayq.job import StoredState
 from waiting import wait_until
 
 LEASE = 3.0
@@ -135,7 +135,7 @@ def test_a_process_killed_in_a_drain_is_rescued_at_once(children: Nursery) -> No
         (open_gates / "other").touch()
         wait_until(lambda: unfinished(backend) == 0, 10, "another process has run it")
         record = backend.get(job)
-        assert (record.stored, record.rescues) == (Stored.COMPLETED, 1)
+        assert (record.stored, record.rescues) == (StoredState.COMPLETED, 1)
     children.stop()
     account = Account(folder, children.deaths)
     assert [run.process for run in account.runs[job]] == ["drain", "other"]
@@ -155,7 +155,7 @@ def test_a_drain_keeps_its_job_for_longer_than_the_lease(children: Nursery) -> N
         wait_until(lambda: job in Account(folder).runs, 10, "the job runs")
         time.sleep(LEASE * 4)  # that is how long it runs
         record = backend.get(job)
-        assert (record.stored, record.rescues) == (Stored.RUNNING, 0)
+        assert (record.stored, record.rescues) == (StoredState.RUNNING, 0)
         (open_gates / "drain").touch()
         wait_until_all_final(folder, 20)
         assert backend.get(job).rescues == 0

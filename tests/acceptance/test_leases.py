@@ -21,7 +21,7 @@ from acceptance.accounting import Account, rows_of
 from acceptance.conftest import Figure
 from acceptance.nursery import Nursery
 from acceptance.stores import config, opened, producing, unfinished, wait_until_all_final
-from flask_delayq.job import Stored
+from flask_delayq.job import StoredState
 from pace import quiet_seconds
 from waiting import wait_until
 
@@ -66,7 +66,7 @@ def test_a_late_finisher_changes_nothing(children: Nursery, first: str) -> None:
         wait_until(lambda: refused in children.log(), 10, "the late end is refused")
         record = backend.get(job)
         assert record.claim_no == 2
-        assert record.stored is (Stored.COMPLETED if first == "other" else Stored.RUNNING)
+        assert record.stored is (StoredState.COMPLETED if first == "other" else StoredState.RUNNING)
         (open_gates / "other").touch()
         wait_until(lambda: unfinished(backend) == 0, 10, "it is completed")
         assert delayq.get(job).result == "other"
@@ -157,8 +157,8 @@ def test_an_orphan_in_the_name_of_a_living_process_is_given_back(children: Nurse
         job = delayq.tasks.get("work").enqueue_in(3.5).id
         far = time.time() + 60
         (claim,) = backend.claim(None, now=far, limit=1, owner=owner, lease=LEASE)
-        assert (claim.id, backend.get(job).stored) == (job, Stored.RUNNING)
-        wait_until(lambda: backend.get(job).stored is Stored.WAITING, LEASE + 2, "it is given back")
+        assert (claim.id, backend.get(job).stored) == (job, StoredState.RUNNING)
+        wait_until(lambda: backend.get(job).stored is StoredState.WAITING, LEASE + 2, "it is given back")
         wait_until_all_final(children.folder, 10)
         record = backend.get(job)
         assert (record.claim_no, record.attempt, record.rescues) == (2, 1, 0)
@@ -238,7 +238,7 @@ def test_a_long_suspect_holds_up_no_other_process(children: Nursery) -> None:
         wait_until(lambda: began(folder, held, "one"), 10, "the long one runs")
         start(children, "two")
         wait_until(lambda: unfinished(backend) == 1, 10, "all others are final")
-        assert backend.get(held).stored is Stored.RUNNING
+        assert backend.get(held).stored is StoredState.RUNNING
         (open_gates / "one").touch()
         wait_until_all_final(folder, 10)
     children.stop()

@@ -16,7 +16,7 @@ from flask import Flask
 from acceptance.conftest import Figure
 from acceptance.stores import url_of
 from flask_delayq import DelayQ, current_job
-from flask_delayq.backends.sqlite.connection import Sql
+from flask_delayq.backends.sqlite.file.connection import Sql
 from kit import make_app
 from leaks import open_descriptors
 from pace import quiet_seconds

@@ -345,7 +345,7 @@ def test_what_was_being_claimed_when_the_stop_came_is_given_back_at_once(tmp_pat
 
     def stop() -> None:
         stopping.start()
-        wait_until(lambda: not one.delayq.state.supervisor.dispatcher.open, 5, "the stop has begun")
+        wait_until(lambda: not one.delayq.state.supervisor.dispatcher.accepting, 5, "the stop has begun")
 
     faulty = install(one.delayq)
     try:

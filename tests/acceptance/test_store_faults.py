@@ -20,7 +20,7 @@ from acceptance.stores import url_of
 from flask_delayq import DelayQ, current_job
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.ids import new_id
-from flask_delayq.job import JobQuery, Stored
+from flask_delayq.job import JobQuery, StoredState
 from flask_delayq.testing.faults import Fault, install
 from kit import make_app
 from waiting import wait_until
@@ -106,7 +106,7 @@ class Ordeal:
             record = self.faulty.inner.get(job)
             ran = {attempt: n for (one, attempt), n in self.runs.items() if one == job}
             wanted = {attempt: 1 for attempt in range(1, failures + 2)}
-            if record is None or record.stored is not Stored.COMPLETED or record.rescues:
+            if record is None or record.stored is not StoredState.COMPLETED or record.rescues:
                 faults.append(f"{self}: {job} is {record}")
             if ran != wanted:
                 faults.append(f"{self}: {job} ran {ran} instead of {wanted}")
@@ -172,7 +172,7 @@ def test_a_claim_that_is_long_on_its_way_runs_once(tmp_path: Path, verb: str) ->
     delayq.start()
     try:
         if verb == "enqueue":
-            wait_until(lambda: delayq.state.supervisor.dispatcher.open, 5, "claims may be made")
+            wait_until(lambda: delayq.state.supervisor.dispatcher.accepting, 5, "claims may be made")
             job = work.enqueue()
         wait_until(lambda: ran, LEASE * 2, "it runs")
         assert delayq.join(5)

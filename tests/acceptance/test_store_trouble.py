@@ -619,7 +619,7 @@ def test_ten_minutes_of_trouble_are_some_lines_in_the_log(
         state.client.announce_end,
         "test",
     )
-    runtime.dispatcher.open = True
+    runtime.dispatcher.accepting = True
     loops = [*runtime.loops[:2], Loop("maintenance", runtime._maintenance.turn, clock), runtime.loops[3]]
     turns = 0
     due = dict.fromkeys(loops, clock.monotonic())

@@ -14,7 +14,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client, EnvironBuilder
 
 from flask_delayq.admin.access import Access, is_local, is_same_origin, judge
-from flask_delayq.admin.guesses import BURST, PAUSE, Guesses
+from flask_delayq.admin.token_throttle import BURST, PAUSE, WrongTokens
 from flask_delayq.config import Settings
 from flask_delayq.testing import FakeClock
 from kit import make_app
@@ -469,13 +469,13 @@ def test_tokens_of_somebody_else_are_no_guesses_where_the_function_opens() -> No
 
 
 def test_what_is_remembered_of_wrong_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flask_delayq.admin.guesses.ADDRESSES", 3)
-    found = Guesses()
+    monkeypatch.setattr("flask_delayq.admin.token_throttle.ADDRESSES", 3)
+    found = WrongTokens()
     for n in range(100):
         found.wrong(f"192.0.2.{n}", "/", 0.0)
     assert len(found._full_until) == 3
 
 
 def test_an_address_cannot_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    Guesses().wrong("1.2.3.4\x1b[2J\nCRITICAL forged", "/\u202e", 0.0)
+    WrongTokens().wrong("1.2.3.4\x1b[2J\nCRITICAL forged", "/\u202e", 0.0)
     assert caplog.records[0].getMessage().isprintable()

@@ -299,7 +299,7 @@ def test_who_may_only_produce_gets_the_style_and_no_dead_links() -> None:
     found = client.post("/delayq/produce", json={"task": "note"}, headers=proof)
     assert found.status_code == 202 and "Location" not in found.headers
     for hostile in ("%3Cb%3E", "a%20b", "x" * 200, ""):
-        assert "Stored as" not in client.get(f"/delayq/produce?stored={hostile}").text
+        assert "StoredState as" not in client.get(f"/delayq/produce?stored={hostile}").text
 
 
 @pytest.mark.parametrize(

@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from flask_delayq.errors import JobConflictError, QueueFullError
-from flask_delayq.job import Claim, ClaimFor, JobState, NewJob, Outcome, Stored, Verb
+from flask_delayq.job import Claim, ClaimFor, JobState, NewJob, Outcome, StoredState, Verb
 from flask_delayq.testing import FakeClock
 
 LEASE = 60.0
-WAITING, RUNNING, COMPLETED, FAILED, CANCELLED = Stored
+WAITING, RUNNING, COMPLETED, FAILED, CANCELLED = StoredState
 
 
 @dataclass
 class Job:
     new: NewJob
     run_at: float
-    stored: Stored = WAITING
+    stored: StoredState = WAITING
     attempt: int = 0
     claim_no: int = 0
     owner: str | None = None
@@ -63,7 +63,7 @@ class Model:
     jobs: dict[str, Job] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
 
-    def of(self, *states: Stored, queue: str | None = None) -> list[Job]:
+    def of(self, *states: StoredState, queue: str | None = None) -> list[Job]:
         return [
             job for job in self.jobs.values() if job.stored in states and queue in (None, job.new.queue)
         ]
@@ -114,7 +114,7 @@ class Model:
             return None
         return job if (job.owner, job.claim_no) == (claim.owner, claim.claim_no) else None
 
-    def finish(self, job: Job, state: Stored, at: float) -> None:
+    def finish(self, job: Job, state: StoredState, at: float) -> None:
         job.stored, job.owner, job.finished_at = state, None, at
 
     def wait(self, job: Job, at: float) -> None:
@@ -159,7 +159,7 @@ class Model:
                 self.wait(job, now)
         return lost, released
 
-    def rescue(self, mono: float, now: float, max_rescues: int) -> set[tuple[str, Stored]]:
+    def rescue(self, mono: float, now: float, max_rescues: int) -> set[tuple[str, StoredState]]:
         taken = [job for job in self.of(RUNNING) if job.lease_end <= mono]
         for job in taken:
             used_up = job.new.fail_on_crash

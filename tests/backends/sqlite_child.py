@@ -21,7 +21,7 @@ from pathlib import Path
 import apsw
 
 from flask_delayq.backends import open_backend
-from flask_delayq.backends.sqlite import forking
+from flask_delayq.backends.sqlite.host import forking
 from flask_delayq.clock import SystemClock
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.ids import new_id

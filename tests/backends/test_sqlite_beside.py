@@ -14,8 +14,8 @@ import apsw
 import pytest
 
 from backends.sqlite_kit import child, line, opened, put, total
-from flask_delayq.backends.sqlite import leftovers, liveness
-from flask_delayq.backends.sqlite.liveness import SignsOfLife
+from flask_delayq.backends.sqlite.host import leftovers, liveness
+from flask_delayq.backends.sqlite.host.liveness import SignsOfLife
 from flask_delayq.errors import BackendUnavailableError, StoreMismatchError
 from flask_delayq.job import ProcessRecord
 from flask_delayq.testing import FakeClock

@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from backends.sqlite_kit import child, line, opened, tell, total
-from flask_delayq.backends.sqlite.location import StoreFile
+from flask_delayq.backends.sqlite.file.location import StoreFile
 
 
 @pytest.fixture

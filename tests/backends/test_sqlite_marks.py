@@ -17,13 +17,13 @@ import apsw
 import pytest
 
 from backends.sqlite_kit import child, job, line, opened, put
-from flask_delayq.backends.sqlite import marks
-from flask_delayq.backends.sqlite.boots import boot_id
-from flask_delayq.backends.sqlite.marks import Marks
+from flask_delayq.backends.sqlite.host import marks
+from flask_delayq.backends.sqlite.host.boots import boot_id
+from flask_delayq.backends.sqlite.host.marks import Marks
 from flask_delayq.config import Settings
 from flask_delayq.errors import ConfigurationError
 from flask_delayq.ids import new_id
-from flask_delayq.job import Claim, Outcome, ProcessRecord, Stored, Verb
+from flask_delayq.job import Claim, Outcome, ProcessRecord, StoredState, Verb
 from flask_delayq.runtime import pool, recorder
 from flask_delayq.testing import FakeClock
 
@@ -96,10 +96,10 @@ def test_of_a_killed_process_only_what_had_begun_is_charged(path, must_not_repea
             dies.kill()
             dies.wait(5)
             rescued = backend.rescue(now=time.time(), max_rescues=3)
-        begun = Stored.FAILED if must_not_repeat else Stored.WAITING
+        begun = StoredState.FAILED if must_not_repeat else StoredState.WAITING
         assert [(one.id, one.rescues, one.charged, one.state) for one in rescued] == [
             *((job_id, 1, True, begun) for job_id in ids[:2]),
-            *((job_id, 0, False, Stored.WAITING) for job_id in ids[2:]),
+            *((job_id, 0, False, StoredState.WAITING) for job_id in ids[2:]),
         ]
         assert backend.rescue(now=time.time(), max_rescues=3) == []
         claims = backend.claim(None, now=time.time(), limit=9, owner="next", lease=60)
@@ -121,7 +121,7 @@ def test_an_interrupted_run_had_begun(backend, clock):
     backend.record([Outcome(claim, Verb.INTERRUPT, clock.now())], now=clock.now())
     clock.advance(LEASE)
     (one,) = backend.rescue(now=clock.now(), max_rescues=3)
-    assert (one.state, one.charged) == (Stored.FAILED, False)
+    assert (one.state, one.charged) == (StoredState.FAILED, False)
 
 
 @pytest.mark.parametrize("verb", [Verb.RETRY, Verb.SNOOZE, Verb.RELEASE])

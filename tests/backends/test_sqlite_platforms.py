@@ -18,10 +18,11 @@ import pytest
 
 from backends.sqlite_kit import ROOT, backend_on, opened, put
 from flask_delayq.backends import open_backend
-from flask_delayq.backends.sqlite import boots, rescues
+from flask_delayq.backends.sqlite.host import boots
+from flask_delayq.backends.sqlite.verbs import rescues
 from flask_delayq.config import LONGEST_LEASE, Settings
 from flask_delayq.errors import ConfigurationError
-from flask_delayq.job import ProcessRecord, Stored
+from flask_delayq.job import ProcessRecord, StoredState
 from flask_delayq.testing import FakeClock
 
 
@@ -60,7 +61,7 @@ def test_where_a_boot_has_no_id_a_new_host_name_ends_no_lease(path, no_boot_id, 
         monkeypatch.setattr(socket, "gethostname", lambda: "moved-by-dhcp")
         with opened(path, clock) as second:
             assert rescued(second, clock) == []
-            assert second.get(known).stored is Stored.RUNNING
+            assert second.get(known).stored is StoredState.RUNNING
 
 
 def test_where_a_boot_has_no_id_a_clock_that_began_anew_ends_all_leases(path, no_boot_id):
@@ -87,7 +88,7 @@ def test_a_lease_that_ends_later_than_any_may_has_ended(path):
         take(backend, clock, LONGEST_LEASE)
         take(backend, clock, LONGEST_LEASE + rescues.SLACK + 0.001)
         assert rescued(backend, clock) == [beyond]
-        assert backend.get(within).stored is Stored.RUNNING
+        assert backend.get(within).stored is StoredState.RUNNING
 
 
 def test_what_is_claimed_while_somebody_judges_is_of_this_boot(path):

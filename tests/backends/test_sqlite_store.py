@@ -17,16 +17,16 @@ import pytest
 
 from backends.sqlite_kit import backend_on, child, job, line, opened, put, tell, total
 from flask_delayq.backends import open_backend
-from flask_delayq.backends.sqlite import care, checkpoints, schema
-from flask_delayq.backends.sqlite.care import on_the_network
-from flask_delayq.backends.sqlite.connection import Sql
+from flask_delayq.backends.sqlite.file import checkpoints, health, schema
+from flask_delayq.backends.sqlite.file.connection import Sql
+from flask_delayq.backends.sqlite.file.health import on_the_network
 from flask_delayq.errors import (
     BackendUnavailableError,
     ConfigurationError,
     StoreCorruptError,
     StoreMismatchError,
 )
-from flask_delayq.job import ClaimFor, Outcome, ProcessRecord, ScheduleRecord, Stored, Verb
+from flask_delayq.job import ClaimFor, Outcome, ProcessRecord, ScheduleRecord, StoredState, Verb
 from flask_delayq.testing import FakeClock
 from pace import quiet_seconds
 from waiting import wait_until
@@ -456,7 +456,9 @@ def test_a_killed_owner_is_rescued_from_at_once_and_a_living_one_not_at_all(back
         dies.kill()
         dies.wait(5)
         rescued = backend.rescue(now=time.time(), max_rescues=3)
-        assert [(one.id, one.owner, one.state) for one in rescued] == [(doomed, "dies", Stored.WAITING)]
+        assert [(one.id, one.owner, one.state) for one in rescued] == [
+            (doomed, "dies", StoredState.WAITING)
+        ]
         assert alive(backend) == {"lives": True, "me": True}
     backend.withdraw("me")
     left = {p.name for p in path.with_name(path.name + ".live").iterdir()}
@@ -484,7 +486,7 @@ def test_a_cleaner_that_removes_the_signs_kills_nobody(backend, path):
         backend.claim(None, now=time.time(), limit=1, owner="lives", lease=3600)
         (path.with_name(path.name + ".live") / "lives.lock").unlink()
         assert backend.rescue(now=time.time(), max_rescues=3) == []
-        assert backend.get(known).stored is Stored.RUNNING
+        assert backend.get(known).stored is StoredState.RUNNING
 
 
 def test_a_record_without_a_sign_is_shown_by_its_age_and_dropped_in_the_end(path):
@@ -663,7 +665,7 @@ def test_an_outcome_that_cannot_be_stored_fails_alone(backend):
     ]
     assert backend.record(outcomes, now=time.time()) == [True, False, True]
     assert [backend.get(claim.id).result for claim in claims] == [b"1", None, b"3"]
-    assert backend.get(claims[1].id).stored is Stored.RUNNING
+    assert backend.get(claims[1].id).stored is StoredState.RUNNING
 
 
 def test_moments_keep_every_digit(backend):
@@ -726,7 +728,7 @@ def test_a_glance_tells_what_the_last_write_met_and_that_it_is_over(backend, pat
         process.kill()
         process.wait(5)
     assert not backend.health(probe=False).ok, "a stranger's question is no reason to write each time"
-    monkeypatch.setattr(care, "PROBE_AGAIN", 0.0)
+    monkeypatch.setattr(health, "PROBE_AGAIN", 0.0)
     assert backend.health(probe=False).ok
     assert backend._store.last_error is None
 

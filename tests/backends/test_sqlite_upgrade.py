@@ -12,9 +12,9 @@ import apsw
 import pytest
 
 from backends.sqlite_kit import child, opened, put
-from flask_delayq.backends.sqlite import schema
+from flask_delayq.backends.sqlite.file import schema
 from flask_delayq.errors import StoreMismatchError
-from flask_delayq.job import JobState, Outcome, Stored, Verb
+from flask_delayq.job import JobState, Outcome, StoredState, Verb
 
 VERSION_1 = """
 CREATE TABLE job (id TEXT PRIMARY KEY, task TEXT NOT NULL, queue TEXT NOT NULL,
@@ -128,7 +128,7 @@ def test_the_jobs_of_version_1_run_as_any_others(old):
         assert len(names & often) == 1, "of the suspects one"
         outcomes = [Outcome(claim, Verb.COMPLETE, now) for claim in claims]
         assert all(backend.record(outcomes, now=now))
-        assert backend.revive("failed", run_at=now) is Stored.FAILED
+        assert backend.revive("failed", run_at=now) is StoredState.FAILED
         known = put(backend, queue="mail")
         claims = backend.claim(None, now=now + 1, limit=9, owner="me", lease=60)
         assert {claim.id for claim in claims} > {known, "failed"}

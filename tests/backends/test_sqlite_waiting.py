@@ -14,7 +14,7 @@ import apsw
 import pytest
 
 from backends.sqlite_kit import child, line, opened, put, total
-from flask_delayq.backends.sqlite import doorbell
+from flask_delayq.backends.sqlite.host import doorbell
 from flask_delayq.errors import BackendUnavailableError
 from pace import quiet_seconds
 from waiting import wait_until

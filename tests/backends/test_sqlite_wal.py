@@ -12,8 +12,8 @@ import apsw
 import pytest
 
 from backends.sqlite_kit import child, line, opened, put, tell, total
-from flask_delayq.backends.sqlite import checkpoints
-from flask_delayq.backends.sqlite.connection import Sql
+from flask_delayq.backends.sqlite.file import checkpoints
+from flask_delayq.backends.sqlite.file.connection import Sql
 from pace import quiet_seconds
 from waiting import wait_until
 

@@ -16,10 +16,10 @@ import apsw
 import pytest
 
 from backends.sqlite_kit import child, line
-from flask_delayq.backends.sqlite import writer as writer_module
-from flask_delayq.backends.sqlite.connection import Sql
-from flask_delayq.backends.sqlite.trouble import CommitUnknown
-from flask_delayq.backends.sqlite.writer import Writer
+from flask_delayq.backends.sqlite.file import writer as writer_module
+from flask_delayq.backends.sqlite.file.connection import Sql
+from flask_delayq.backends.sqlite.file.errors import CommitUnknown
+from flask_delayq.backends.sqlite.file.writer import Writer
 from flask_delayq.clock import SystemClock
 from flask_delayq.errors import BackendUnavailableError
 from pace import quiet_seconds
@@ -46,11 +46,11 @@ class Bench:
         open(self.path, "x").close()
         return self.path
 
-    def submit(self, operation, *, seconds=5, **options):
-        return self.writer.submit(operation, full=True, deadline=now() + seconds, **options)
+    def run(self, operation, *, seconds=5, **options):
+        return self.writer.run(operation, durable=True, deadline=now() + seconds, **options)
 
     def insert(self, x, **options):
-        return self.submit(lambda sql: sql.run("INSERT INTO t VALUES (?)", (x,)), **options)
+        return self.run(lambda sql: sql.run("INSERT INTO t VALUES (?)", (x,)), **options)
 
     def stored(self):
         return {row[0] for row in self.sql.rows("SELECT x FROM t")}
@@ -101,7 +101,7 @@ def held(bench):
         inside.set()
         assert go_on.wait(10)
 
-    bench.start(lambda: bench.submit(stand))
+    bench.start(lambda: bench.run(stand))
     assert inside.wait(5)
     yield go_on
     go_on.set()
@@ -124,7 +124,7 @@ def test_who_fails_before_writing_leaves_the_others_alone(bench, held):
 
     before, failed, after = (
         bench.start(call)
-        for call in (lambda: bench.insert(1), lambda: bench.submit(refuse), lambda: bench.insert(2))
+        for call in (lambda: bench.insert(1), lambda: bench.run(refuse), lambda: bench.insert(2))
     )
     bench.waiting(3)
     held.set()
@@ -141,7 +141,7 @@ def test_who_fails_half_way_leaves_nothing_of_itself(bench, held):
 
     before, failed, after = (
         bench.start(call)
-        for call in (lambda: bench.insert(1), lambda: bench.submit(half), lambda: bench.insert(2))
+        for call in (lambda: bench.insert(1), lambda: bench.run(half), lambda: bench.insert(2))
     )
     bench.waiting(3)
     held.set()
@@ -164,7 +164,7 @@ def test_what_is_thrown_into_a_leader_hits_nobody_else(bench, held):
 
     leader = bench.start(lambda: bench.insert(1))
     bench.waiting(1)
-    follower = bench.start(lambda: bench.submit(interrupted_once))
+    follower = bench.start(lambda: bench.run(interrupted_once))
     last = bench.start(lambda: bench.insert(3))
     bench.waiting(3)
     held.set()
@@ -256,9 +256,9 @@ def test_a_deadline_in_the_group_of_a_leader_that_starts_again(bench, held, outs
 
     leader = bench.start(lambda: bench.insert(1, seconds=60))
     bench.waiting(1)
-    failed = bench.start(lambda: bench.submit(half, seconds=60))
+    failed = bench.start(lambda: bench.run(half, seconds=60))
     short = bench.start(lambda: bench.insert(2, seconds=0.5))
-    doubter = bench.start(lambda: bench.insert(3, seconds=0.5, doubts=True))
+    doubter = bench.start(lambda: bench.insert(3, seconds=0.5, may_be_uncertain=True))
     late = bench.threads[-2:]
     bench.waiting(4)
     with pytest.MonkeyPatch.context() as patch:
@@ -280,8 +280,8 @@ def test_a_deadline_in_the_group_of_a_leader_that_starts_again(bench, held, outs
 def test_a_deadline_while_the_group_commits_leaves_a_doubt_or_waits(bench, held):
     """Only who asked for it learns of the doubt; the operation itself is stored in both cases."""
     committing, go_on = threading.Event(), threading.Event()
-    doubted = bench.start(lambda: bench.insert(1, seconds=0.3, doubts=True))
-    patient = bench.start(lambda: bench.insert(2, seconds=0.3))
+    doubted = bench.start(lambda: bench.insert(1, seconds=0.3, may_be_uncertain=True))
+    may_wait = bench.start(lambda: bench.insert(2, seconds=0.3))
     first = bench.threads[1]
     bench.waiting(2)
 
@@ -291,7 +291,7 @@ def test_a_deadline_while_the_group_commits_leaves_a_doubt_or_waits(bench, held)
 
     # The one that stands still must lead the group of the other two.
     leader = bench.writer._waiting
-    bench.start(lambda: bench.submit(lead))
+    bench.start(lambda: bench.run(lead))
     bench.waiting(3)
     leader = bench.writer._waiting
     leader.insert(0, leader.pop())
@@ -299,10 +299,10 @@ def test_a_deadline_while_the_group_commits_leaves_a_doubt_or_waits(bench, held)
     assert committing.wait(5)
     first.join(5)
     assert isinstance(doubted[0], CommitUnknown)
-    assert patient == []
+    assert may_wait == []
     go_on.set()
     bench.join()
-    assert patient == [1]
+    assert may_wait == [1]
     assert bench.stored() == {1, 2}
 
 
@@ -318,7 +318,7 @@ def test_a_commit_into_a_file_that_is_gone_is_not_acknowledged(bench):
 
 def test_a_write_inside_a_write_is_refused_at_once(bench):
     with pytest.raises(BackendUnavailableError, match="inside one of its own operations"):
-        bench.submit(lambda sql: bench.insert(1))
+        bench.run(lambda sql: bench.insert(1))
     assert bench.insert(2) == 1
 
 
@@ -350,7 +350,7 @@ def test_who_was_cut_off_while_a_leader_had_its_operation_may_write_again(bench,
 
     before = signal.signal(signal.SIGUSR1, strike)
     try:
-        bench.start(lambda: bench.submit(cut_off))
+        bench.start(lambda: bench.run(cut_off))
         bench.waiting(1)
         bench.start(lambda: bench.waiting(2) or held.set())
         with pytest.raises(ThrownError):
@@ -438,7 +438,7 @@ def test_a_patient_operation_rides_with_the_next_one(bench, monkeypatch):
     commits = []
     bench.confirm = lambda: commits.append(bench.stored())
     bench.insert(1)
-    bench.start(lambda: bench.insert(2, patient=True))
+    bench.start(lambda: bench.insert(2, may_wait=True))
     bench.waiting(1)
     bench.insert(3)
     bench.join()
@@ -447,7 +447,7 @@ def test_a_patient_operation_rides_with_the_next_one(bench, monkeypatch):
 
 def test_a_patient_operation_that_nobody_takes_along_goes_by_itself(bench):
     bench.insert(1)
-    bench.insert(2, patient=True)
+    bench.insert(2, may_wait=True)
     assert bench.stored() == {1, 2}
     assert bench.writer._leader is None and not bench.writer._waiting
 
@@ -455,13 +455,13 @@ def test_a_patient_operation_that_nobody_takes_along_goes_by_itself(bench):
 def test_where_nobody_writes_a_patient_operation_does_not_wait(bench, monkeypatch):
     monkeypatch.setattr(writer_module, "PATIENCE", 30.0)
     began = now()
-    bench.insert(1, patient=True)
+    bench.insert(1, may_wait=True)
     assert quiet_seconds(began) < 10
     assert bench.stored() == {1}
 
 
 def test_patience_ends_behind_a_leader_that_takes_long(bench, held):
-    bench.start(lambda: bench.insert(1, patient=True))
+    bench.start(lambda: bench.insert(1, may_wait=True))
     bench.start(lambda: bench.insert(2))
     bench.waiting(2)
     held.set()
@@ -472,9 +472,11 @@ def test_patience_ends_behind_a_leader_that_takes_long(bench, held):
 @pytest.mark.parametrize("rounds", [300])
 def test_patient_and_others_together_are_all_answered(bench, rounds):
     numbers = itertools.count()
-    for patient in (True, True, False, False):
+    for may_wait in (True, True, False, False):
         bench.start(
-            lambda patient=patient: [bench.insert(next(numbers), patient=patient) for _ in range(rounds)]
+            lambda may_wait=may_wait: [
+                bench.insert(next(numbers), may_wait=may_wait) for _ in range(rounds)
+            ]
         )
     bench.join()
     assert bench.stored() == set(range(4 * rounds))

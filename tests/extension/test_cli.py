@@ -408,7 +408,9 @@ def test_a_second_signal_shortens_the_drain(shell: Shell) -> None:
     @shell.delayq.task(name="stubborn")
     def stubborn() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        wait_until(lambda: not shell.delayq.state.supervisor.dispatcher.open, what="the drain began")
+        wait_until(
+            lambda: not shell.delayq.state.supervisor.dispatcher.accepting, what="the drain began"
+        )
         os.kill(os.getpid(), signal.SIGTERM)
         release.wait(30)
 

@@ -52,7 +52,7 @@ def test_a_delayed_job_runs_at_its_time_and_not_before(delayq: DelayQ) -> None:
         ran_at.append(time.time())
         ran.append(time.monotonic())
 
-    wait_until(lambda: delayq.state.supervisor.dispatcher.open, what="the runtime is ready")
+    wait_until(lambda: delayq.state.supervisor.dispatcher.accepting, what="the runtime is ready")
     job = note.enqueue_in(0.3)
     assert job.state is JobState.SCHEDULED
     job.wait(5)

@@ -18,7 +18,7 @@ import pytest
 from flask import Flask
 
 from flask_delayq import DelayQ, Job
-from flask_delayq.job import NewJob, Stored
+from flask_delayq.job import NewJob, StoredState
 from kit import make_app, running
 from waiting import wait_until
 
@@ -65,7 +65,7 @@ def lateness(jobs: list[Job]) -> list[float]:
 def tried(delayq: DelayQ, job_id: str) -> bool:
     """Whether somebody has had the job in hand, and gave it back."""
     record = delayq.get(job_id).record
-    return bool(record.claim_no) and record.stored is Stored.WAITING
+    return bool(record.claim_no) and record.stored is StoredState.WAITING
 
 
 def run_delayed(delayq: DelayQ, count: int) -> list[Job]:

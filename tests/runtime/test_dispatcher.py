@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flask_delayq.job import Stored
+from flask_delayq.job import StoredState
 from flask_delayq.runtime.dispatcher import SAFETY, UNSTARTED_LIMIT
 from flask_delayq.runtime.pool import COUNTS
 from flask_delayq.runtime.wheel import TimingWheel
@@ -83,12 +83,12 @@ def test_a_claim_that_no_worker_begins_goes_back_uncharged(parts: Parts) -> None
     job = parts.task().enqueue()
     parts.clock.advance(UNSTARTED_LIMIT - 0.001)
     parts.turn()
-    assert parts.backend.get(job.id).stored is Stored.RUNNING
+    assert parts.backend.get(job.id).stored is StoredState.RUNNING
     parts.clock.advance(0.001)
     parts.turn()
     parts.recorder.turn(parts.clock.now())
     record = parts.backend.get(job.id)
-    assert (record.stored, record.attempt) == (Stored.WAITING, 0)
+    assert (record.stored, record.attempt) == (StoredState.WAITING, 0)
     assert parts.run_all() == []  # the worker that gets to it late leaves it alone
     assert parts.pool.busy == 0
 
@@ -107,7 +107,7 @@ def test_when_all_places_are_taken_the_next_job_waits_in_the_store(parts: Parts)
     task = parts.task()
     jobs = [task.enqueue() for _ in range(parts.pool.places + 1)]
     assert len(parts.items) == parts.pool.places
-    assert parts.backend.get(jobs[-1].id).stored is Stored.WAITING
+    assert parts.backend.get(jobs[-1].id).stored is StoredState.WAITING
     parts.run_all()
     parts.turn()
     assert parts.run_all() == [jobs[-1].id]
@@ -185,7 +185,7 @@ def test_a_job_that_has_to_wait_takes_no_place_from_the_next(parts: Parts) -> No
 
 
 def test_closed_it_claims_nothing(parts: Parts) -> None:
-    parts.dispatcher.open = False
+    parts.dispatcher.accepting = False
     parts.client.runner = parts.dispatcher
     parts.task().enqueue()
     parts.dispatcher.ring()

@@ -17,7 +17,7 @@ from flask_delayq import DelayQ, JobState, current_job, launch
 from flask_delayq.backends import open_backend
 from flask_delayq.clock import SystemClock
 from flask_delayq.errors import BackendUnavailableError
-from flask_delayq.job import Stored, Verb
+from flask_delayq.job import StoredState, Verb
 from flask_delayq.runtime import drain
 from flask_delayq.testing import FakeClock
 from flask_delayq.testing.faults import Fault, install
@@ -101,7 +101,7 @@ def test_ctrl_c_ends_the_drain_and_gives_the_job_back(delayq: DelayQ, other: Any
     record = other.get(first.id)
     assert (record.rescues, record.attempt, record.owner) == (0, 0, None)
     # It had begun, so one that must not be repeated is not.
-    assert record.stored is (Stored.FAILED if on_crash == "fail" else Stored.WAITING)
+    assert record.stored is (StoredState.FAILED if on_crash == "fail" else StoredState.WAITING)
     assert other.processes() == []
     delayq.drain()
     assert begun == [first.id, second.id] if on_crash == "fail" else [first.id, first.id, second.id]
@@ -122,7 +122,7 @@ def test_ctrl_c_between_two_jobs_loses_no_end_and_leaves_no_claim(
     with pytest.raises(KeyboardInterrupt):
         delayq.drain()
     record = other.get(job.id)
-    assert record.stored is (Stored.COMPLETED if ran else Stored.WAITING)
+    assert record.stored is (StoredState.COMPLETED if ran else StoredState.WAITING)
     assert record.owner is None and record.rescues == 0
     delayq.drain()
     assert ran == [1] and job.refresh().state is JobState.COMPLETED
@@ -292,7 +292,7 @@ def test_without_threads_what_cannot_be_written_is_left_to_others(
     with pytest.raises(KeyboardInterrupt if interrupted else BackendUnavailableError):
         delayq.drain()
     (one,) = other.rescue(now=SystemClock().now(), max_rescues=3)
-    assert one.state is (Stored.FAILED if on_crash == "fail" else Stored.WAITING)
+    assert one.state is (StoredState.FAILED if on_crash == "fail" else StoredState.WAITING)
     if on_crash == "retry":
         assert one.charged is not interrupted
     assert job.refresh().state is (JobState.FAILED if on_crash == "fail" else JobState.READY)
@@ -320,9 +320,9 @@ def test_a_second_ctrl_c_does_not_cut_off_what_the_first_one_has_to_say(
     job = long.enqueue()
     with pytest.raises(KeyboardInterrupt):
         delayq.drain()
-    assert other.get(job.id).stored is Stored.RUNNING, "it is not written yet"
+    assert other.get(job.id).stored is StoredState.RUNNING, "it is not written yet"
     is_out.set()
-    wait_until(lambda: other.get(job.id).stored is Stored.WAITING, 10, "it is given back")
+    wait_until(lambda: other.get(job.id).stored is StoredState.WAITING, 10, "it is given back")
     assert other.get(job.id).rescues == 0
     wait_until(lambda: other.processes() == [], 10, "it has withdrawn")
 

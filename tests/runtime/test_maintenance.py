@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flask_delayq.job import ProcessRecord, ScheduleRecord, Stored
+from flask_delayq.job import ProcessRecord, ScheduleRecord, StoredState
 from flask_delayq.runtime.maintenance import PRUNE_BATCH, RESCUE_BATCH, Maintenance
 from runtime_parts import Parts
 
@@ -92,11 +92,11 @@ def test_a_lease_is_rescued_exactly_at_its_end() -> None:
     parts.backend.claim(None, now=parts.clock.now(), limit=1, owner="dead", lease=60)
     parts.clock.advance(59.999)
     upkeep.turn()
-    assert parts.backend.get(job.id).stored is Stored.RUNNING
+    assert parts.backend.get(job.id).stored is StoredState.RUNNING
     parts.clock.advance(0.001)
     upkeep.turn()
     record = parts.backend.get(job.id)
-    assert (record.stored, record.rescues, record.attempt) == (Stored.WAITING, 1, 0)
+    assert (record.stored, record.rescues, record.attempt) == (StoredState.WAITING, 1, 0)
     assert upkeep.waiting == 1
 
 

@@ -7,11 +7,11 @@ import logging
 import pytest
 
 from flask_delayq.errors import BackendUnavailableError
-from flask_delayq.job import Claim, Outcome, Stored, Verb
+from flask_delayq.job import Claim, Outcome, StoredState, Verb
 from flask_delayq.runtime import recorder
-from flask_delayq.runtime.claims import Held
 from flask_delayq.runtime.dispatcher import SAFETY
 from flask_delayq.runtime.ended import Ended
+from flask_delayq.runtime.held import HeldClaim
 from flask_delayq.runtime.recorder import PAUSE, SMALL
 from flask_delayq.testing.faults import Fault, FaultyBackend
 from runtime_parts import Parts
@@ -92,7 +92,7 @@ def test_while_the_store_is_away_outcomes_and_claims_are_kept() -> None:
             parts.recorder.turn(parts.clock.now())
         assert parts.claims.held() == [claim]
     parts.recorder.turn(parts.clock.now())
-    assert parts.backend.get(claim.id).stored is Stored.COMPLETED
+    assert parts.backend.get(claim.id).stored is StoredState.COMPLETED
     assert parts.claims.held() == []
 
 
@@ -144,14 +144,14 @@ def test_an_outcome_of_a_lost_claim_changes_nothing_and_is_logged(
     with caplog.at_level(logging.WARNING):
         parts.recorder.turn(parts.clock.now())
     assert "its claim was lost" in caplog.text
-    assert parts.backend.get(claim.id).stored is Stored.WAITING
+    assert parts.backend.get(claim.id).stored is StoredState.WAITING
     assert parts.recorded == []
 
 
 def test_an_interrupted_job_stays_held() -> None:
     parts = Parts()
     (claim,) = claimed(parts, 1)
-    held = Held(claim, None, 0.0, 0.0)
+    held = HeldClaim(claim, None, 0.0, 0.0)
     parts.claims.add(held)
     assert parts.claims.begin(held, parts.executor.start(claim), 1)
     parts.recorder.add_all([Outcome(claim, Verb.INTERRUPT, parts.clock.now())])
@@ -159,7 +159,7 @@ def test_an_interrupted_job_stays_held() -> None:
     assert parts.claims.held() == [claim]
     parts.recorder.add(done(parts, claim))
     parts.recorder.turn(parts.clock.now())
-    assert parts.backend.get(claim.id).stored is Stored.COMPLETED
+    assert parts.backend.get(claim.id).stored is StoredState.COMPLETED
 
 
 # --- what is kept while the store is away ----------------------------------------------------------

@@ -8,10 +8,10 @@ from __future__ import annotations
 import pytest
 
 from flask_delayq.backends.base import LONGEST_WAIT
-from flask_delayq.backends.sqlite import store
+from flask_delayq.backends.sqlite.file import store
 from flask_delayq.errors import BackendUnavailableError
-from flask_delayq.job import ProcessRecord, Stored
-from flask_delayq.runtime.claims import Held, HeldClaims
+from flask_delayq.job import ProcessRecord, StoredState
+from flask_delayq.runtime.held import HeldClaim, HeldClaims
 from flask_delayq.runtime.maintenance import Maintenance
 from flask_delayq.runtime.renewer import Renewer
 from flask_delayq.testing.faults import Fault, FaultyBackend
@@ -53,7 +53,7 @@ class Process:
         (claim,) = self.backend.claim(
             None, now=self.parts.clock.now(), limit=1, owner=self.owner, lease=LEASE
         )
-        self.claims.add(Held(claim, None, mono, mono))
+        self.claims.add(HeldClaim(claim, None, mono, mono))
         return job.id
 
     def renew(self) -> None:
@@ -77,7 +77,7 @@ def settled(parts: Parts, *processes: Process) -> None:
         parts.clock.advance(LEASE / 3)
 
 
-def state(parts: Parts, job: str) -> tuple[Stored, int]:
+def state(parts: Parts, job: str) -> tuple[StoredState, int]:
     record = parts.backend.get(job)
     return record.stored, record.rescues
 
@@ -93,11 +93,11 @@ def test_a_process_alone_that_stood_still_is_judged_by_those_that_did_not(parts:
     for _ in range(3):
         judge.renew()
         judge.upkeep()
-        assert state(parts, job) == (Stored.RUNNING, 0)
+        assert state(parts, job) == (StoredState.RUNNING, 0)
         parts.clock.advance(LEASE / 3)
     judge.renew()
     judge.upkeep()
-    assert state(parts, job) == (Stored.WAITING, 1)
+    assert state(parts, job) == (StoredState.WAITING, 1)
 
 
 def test_after_everything_stood_still_nobody_is_judged_before_it_could_renew(parts: Parts) -> None:
@@ -106,13 +106,13 @@ def test_after_everything_stood_still_nobody_is_judged_before_it_could_renew(par
     mine, job = judge.runs(), other.runs()
     parts.clock.advance(LEASE * 3)
     judge.upkeep()
-    assert state(parts, job) == (Stored.RUNNING, 0), "it judged before it had renewed itself"
+    assert state(parts, job) == (StoredState.RUNNING, 0), "it judged before it had renewed itself"
     judge.renew()
     judge.upkeep()
-    assert state(parts, job) == (Stored.RUNNING, 0), "the other one may be about to renew"
+    assert state(parts, job) == (StoredState.RUNNING, 0), "the other one may be about to renew"
     other.renew()
     settled(parts, judge, other)
-    assert [state(parts, one) for one in (mine, job)] == [(Stored.RUNNING, 0)] * 2
+    assert [state(parts, one) for one in (mine, job)] == [(StoredState.RUNNING, 0)] * 2
 
 
 def test_who_does_not_come_back_is_judged_after_the_time_to_settle(parts: Parts) -> None:
@@ -122,7 +122,7 @@ def test_who_does_not_come_back_is_judged_after_the_time_to_settle(parts: Parts)
     parts.clock.advance(LEASE * 3)
     judge.renew()
     began = parts.clock.monotonic()
-    while state(parts, job) == (Stored.RUNNING, 0):
+    while state(parts, job) == (StoredState.RUNNING, 0):
         assert parts.clock.monotonic() - began < LEASE
         parts.clock.advance(1)
         if (parts.clock.monotonic() - began) % (LEASE / 3) == 0:
@@ -154,9 +154,9 @@ def test_a_store_that_was_away_costs_no_job(parts: Parts, reason: str) -> None:
         processes[first].upkeep()
         processes[first].renew()
         processes[first].upkeep()
-        assert [state(parts, job) for job in jobs] == [(Stored.RUNNING, 0)] * 2
+        assert [state(parts, job) for job in jobs] == [(StoredState.RUNNING, 0)] * 2
     settled(parts, *processes)
-    assert [state(parts, job) for job in jobs] == [(Stored.RUNNING, 0)] * 2
+    assert [state(parts, job) for job in jobs] == [(StoredState.RUNNING, 0)] * 2
 
 
 def test_a_runtime_never_takes_its_own_jobs_back(parts: Parts) -> None:
@@ -170,7 +170,7 @@ def test_a_runtime_never_takes_its_own_jobs_back(parts: Parts) -> None:
     # As if the renewal had not reached this one.
     parts.backend._store.rows[job].lease_end = float("-inf")
     process.upkeep()
-    assert state(parts, job) == (Stored.RUNNING, 0)
+    assert state(parts, job) == (StoredState.RUNNING, 0)
 
 
 def test_a_process_that_has_just_begun_judges_no_leases(parts: Parts) -> None:
@@ -181,7 +181,7 @@ def test_a_process_that_has_just_begun_judges_no_leases(parts: Parts) -> None:
     young.upkeep()
     young.renew()
     young.upkeep()
-    assert state(parts, job) == (Stored.RUNNING, 0), "it cannot know what was before it"
+    assert state(parts, job) == (StoredState.RUNNING, 0), "it cannot know what was before it"
 
 
 def test_what_begins_while_a_renewal_is_put_together_is_no_orphan(
@@ -200,4 +200,4 @@ def test_what_begins_while_a_renewal_is_put_together_is_no_orphan(
 
     monkeypatch.setattr(process.claims, "held", begins_meanwhile)
     process.renew()
-    assert state(parts, began[0]) == (Stored.RUNNING, 0)
+    assert state(parts, began[0]) == (StoredState.RUNNING, 0)

@@ -17,7 +17,7 @@ import pytest
 from flask_delayq import DelayQ, Job
 from flask_delayq.backends import open_backend
 from flask_delayq.clock import SystemClock
-from flask_delayq.job import Stored
+from flask_delayq.job import StoredState
 from flask_delayq.runtime import supervisor
 from flask_delayq.testing.faults import Fault, install
 from kit import make_app
@@ -52,7 +52,7 @@ def once(delayq: DelayQ, ran: list[int]) -> Any:
 
 def started(delayq: DelayQ) -> None:
     delayq.start()
-    wait_until(lambda: delayq.state.supervisor.dispatcher.open, what="it is ready")
+    wait_until(lambda: delayq.state.supervisor.dispatcher.accepting, what="it is ready")
 
 
 def stop(delayq: DelayQ, other: Any) -> None:
@@ -73,7 +73,12 @@ def waits_uncharged(other: Any, job_id: str) -> None:
     """Nothing is left to rescue, and the job is as if nobody had claimed it."""
     other.rescue(now=SystemClock().now(), max_rescues=3)
     record = other.get(job_id)
-    assert (record.stored, record.rescues, record.attempt, record.owner) == (Stored.WAITING, 0, 0, None)
+    assert (record.stored, record.rescues, record.attempt, record.owner) == (
+        StoredState.WAITING,
+        0,
+        0,
+        None,
+    )
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -112,7 +117,7 @@ def test_the_whole_stop_passes_before_a_claim_is_handed_over(
     monkeypatch.setattr(runtime.claims, "add", stop_and_add)
     job = task.enqueue()
     assert passed.wait(10)  # in the dispatcher's thread, if it made the claim
-    wait_until(lambda: other.get(job.id).stored is Stored.WAITING, what="the claim is given back")
+    wait_until(lambda: other.get(job.id).stored is StoredState.WAITING, what="the claim is given back")
     waits_uncharged(other, job.id)
     assert ran == []
     # A turn of the dispatcher that outlasted the stop gives back what it had reserved.

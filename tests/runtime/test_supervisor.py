@@ -11,7 +11,7 @@ import pytest
 
 from flask_delayq import DelayQ, JobState
 from flask_delayq.errors import BackendUnavailableError
-from flask_delayq.job import Stored
+from flask_delayq.job import StoredState
 from flask_delayq.testing.faults import Fault, install
 from kit import make_app
 from pace import quiet_seconds
@@ -69,7 +69,7 @@ def test_at_the_deadline_a_job_is_interrupted_and_still_ends_well_if_it_does(
     assert quiet_seconds(before + 0.1) < 2
     record = delayq.client.record_of(job.id)
     assert record is not None
-    assert (record.stored, record.interrupted) == (Stored.RUNNING, True)
+    assert (record.stored, record.interrupted) == (StoredState.RUNNING, True)
     go_on.set()
     assert job.wait(5).result == "late"
 
@@ -141,7 +141,7 @@ def test_an_enqueue_that_fails_gives_its_place_back() -> None:
     install(delayq, *(Fault("enqueue", n) for n in range(1, 30)))
     task = delayq.task(name="t")(lambda: 5)
     delayq.start()
-    wait_until(lambda: delayq.state.supervisor.dispatcher.open, what="ready")
+    wait_until(lambda: delayq.state.supervisor.dispatcher.accepting, what="ready")
     for _ in range(29):
         with pytest.raises(BackendUnavailableError):
             task.enqueue()
@@ -167,7 +167,7 @@ def test_whichever_store_call_fails_once_every_job_is_done(nth: int) -> None:
                     continue
         inner = delayq.state.backend.inner
         wait_until(
-            lambda: all(inner.get(f"job-{n}").stored is Stored.COMPLETED for n in range(4)),
+            lambda: all(inner.get(f"job-{n}").stored is StoredState.COMPLETED for n in range(4)),
             10,
             "all four are done",
         )
@@ -270,7 +270,7 @@ def test_an_outcome_that_woke_nobody_is_written_all_the_same(delayq: DelayQ) -> 
 def test_a_stop_writes_an_outcome_that_woke_nobody(delayq: DelayQ) -> None:
     delayq.start()
     runtime = delayq.state.supervisor
-    wait_until(lambda: runtime.dispatcher.open, what="it is ready")
+    wait_until(lambda: runtime.dispatcher.accepting, what="it is ready")
     runtime.recorder._wake = lambda: None
     job = delayq.task(name="t")(lambda: 5).enqueue()
     wait_until(lambda: runtime.recorder.backlog, what="it has ended")
@@ -282,7 +282,7 @@ def test_a_stop_says_that_outcomes_could_not_be_written(delayq: DelayQ) -> None:
     faulty = install(delayq, *(Fault("record", n) for n in range(1, 99)))
     delayq.start()
     runtime = delayq.state.supervisor
-    wait_until(lambda: runtime.dispatcher.open, what="it is ready")
+    wait_until(lambda: runtime.dispatcher.accepting, what="it is ready")
     delayq.task(name="t")(lambda: 5).enqueue()
     wait_until(lambda: runtime.recorder.backlog, what="it has ended")
     assert delayq.stop(0) is False
@@ -320,7 +320,7 @@ def test_who_is_told_to_begin_no_more_is_not_opened_by_being_ready() -> None:
     runtime.begin_no_more()
     go_on.set()
     wait_until(lambda: faulty.calls.get("rescue", 0) > 1, 5, "it was ready long ago")
-    assert not runtime.dispatcher.open
+    assert not runtime.dispatcher.accepting
     assert task.enqueue().refresh().state is JobState.READY
     assert job.refresh().state is JobState.READY and job.attempt == 0
     assert runtime.is_idle

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flask_delayq.job import NewJob, ProcessRecord, Stored
+from flask_delayq.job import NewJob, ProcessRecord, StoredState
 from flask_delayq.runtime.unknown import GRACE, LOOK_EVERY, UnknownTasks
 from flask_delayq.serializer import decode_failure, encode
 from runtime_parts import Parts
@@ -24,7 +24,7 @@ class Shared:
         self.failed: list[str] = []
         self.unknown = UnknownTasks(
             self.backend,
-            self.parts.executor.strangers,
+            self.parts.executor.foreign_tasks,
             self.parts.settings,
             self.clock,
             "owner",
@@ -50,8 +50,8 @@ class Shared:
         self.clock.advance(after)
         self.unknown.turn(self.clock.now())
 
-    def state(self, job_id: str) -> Stored:
-        found: Stored = self.backend.get(job_id).stored
+    def state(self, job_id: str) -> StoredState:
+        found: StoredState = self.backend.get(job_id).stored
         return found
 
 
@@ -70,7 +70,7 @@ def test_what_is_met_goes_back_and_only_ours_is_claimed() -> None:
     mine = shared.ours.enqueue()
     shared.parts.dispatcher.ring()
     shared.meet()
-    assert shared.state(mine.id) is Stored.COMPLETED
+    assert shared.state(mine.id) is StoredState.COMPLETED
     for _ in range(5):
         shared.clock.advance(1)
         shared.parts.dispatcher.ring()
@@ -87,7 +87,7 @@ def test_a_delayed_job_of_ours_is_expected_after_a_stranger_was_met() -> None:
     assert shared.parts.turn() <= 5
     shared.clock.advance(5)
     shared.meet()
-    assert shared.state(later.id) is Stored.COMPLETED
+    assert shared.state(later.id) is StoredState.COMPLETED
 
 
 def test_a_job_that_nobody_knows_is_told_once_and_fails_after_the_timeout(
@@ -106,7 +106,7 @@ def test_a_job_that_nobody_knows_is_told_once_and_fails_after_the_timeout(
     shared.turn(LOOK_EVERY)
     assert sorted(shared.failed) == ["t0", "t1", "t2"]
     record = shared.backend.get("t0")
-    assert (record.stored, record.attempt) == (Stored.FAILED, 0)
+    assert (record.stored, record.attempt) == (StoredState.FAILED, 0)
     failure = decode_failure(record.error)
     assert failure is not None and failure.type == "TaskNotFoundError" and "'theirs'" in failure.message
 
@@ -124,11 +124,11 @@ def test_while_another_process_may_know_the_task_its_jobs_wait(
     shared.meet()
     shared.turn()
     shared.turn(2 * WEEK)
-    assert shared.state("t") is Stored.WAITING
+    assert shared.state("t") is StoredState.WAITING
     assert any("left to process 4711" in line for line in lines(caplog))
     shared.backend.withdraw("other")
     shared.turn(LOOK_EVERY)
-    assert shared.state("t") is Stored.FAILED
+    assert shared.state("t") is StoredState.FAILED
 
 
 def test_the_own_record_proves_nothing() -> None:
@@ -138,7 +138,7 @@ def test_the_own_record_proves_nothing() -> None:
     shared.meet()
     shared.turn()
     shared.turn(5)
-    assert shared.state("t") is Stored.FAILED
+    assert shared.state("t") is StoredState.FAILED
 
 
 def test_a_process_that_has_just_started_gives_others_time_to_start_as_well() -> None:
@@ -149,9 +149,9 @@ def test_a_process_that_has_just_started_gives_others_time_to_start_as_well() ->
     shared.meet()
     shared.turn()
     shared.turn(GRACE - 1)
-    assert shared.state("t") is Stored.WAITING
+    assert shared.state("t") is StoredState.WAITING
     shared.turn(LOOK_EVERY)
-    assert shared.state("t") is Stored.FAILED
+    assert shared.state("t") is StoredState.FAILED
 
 
 def test_only_what_is_served_here_is_given_up() -> None:
@@ -161,7 +161,7 @@ def test_only_what_is_served_here_is_given_up() -> None:
     shared.meet()
     shared.turn()
     shared.turn(60)
-    assert (shared.state("t"), shared.state("elsewhere")) == (Stored.FAILED, Stored.WAITING)
+    assert (shared.state("t"), shared.state("elsewhere")) == (StoredState.FAILED, StoredState.WAITING)
 
 
 def test_many_are_given_up_in_steps() -> None:
@@ -180,4 +180,4 @@ def test_a_store_without_strangers_is_asked_for_nothing(monkeypatch: pytest.Monk
     shared.meet()
     monkeypatch.setattr(shared.backend, "waiting_tasks", None)
     shared.turn(2 * WEEK)
-    assert shared.parts.executor.strangers.tasks is None
+    assert shared.parts.executor.foreign_tasks.tasks is None

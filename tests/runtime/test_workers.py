@@ -19,17 +19,17 @@ import pytest
 
 from flask_delayq.backends import open_backend
 from flask_delayq.config import Settings
-from flask_delayq.job import Claim, JobQuery, Outcome, Stored
+from flask_delayq.job import Claim, JobQuery, Outcome, StoredState
 from flask_delayq.options import declare_task
-from flask_delayq.runtime import claims, executor, pool, recorder, workers
-from flask_delayq.runtime.claims import Held, HeldClaims
+from flask_delayq.runtime import executor, held, pool, recorder, workers
 from flask_delayq.runtime.executor import Executor
+from flask_delayq.runtime.held import HeldClaim, HeldClaims
 from flask_delayq.runtime.recorder import Recorder
 from flask_delayq.runtime.workers import Workers
 from flask_delayq.task import Task, TaskRegistry
 from flask_delayq.testing import FakeClock
 
-FILES = {module.__file__ for module in (claims, executor, pool, recorder, workers)}
+FILES = {module.__file__ for module in (held, executor, pool, recorder, workers)}
 
 
 class Late(BaseException):
@@ -111,7 +111,7 @@ class Rig:
         self.ran += 1
         return 7
 
-    def handed_over(self) -> Held:
+    def handed_over(self) -> HeldClaim:
         """A claim on its way to a worker, its place taken."""
         from flask_delayq.job import NewJob
 
@@ -119,11 +119,11 @@ class Rig:
         self.backend.enqueue([NewJob("a", "work", "default", 1, now, now, b"{}")], now=now, timeout=5)
         (claim,) = self.backend.claim(None, now=now, limit=1, owner="me", lease=60)
         assert self.workers.pool.reserve(1) == 1
-        held = Held(claim, None, self.clock.monotonic(), self.clock.monotonic())
+        held = HeldClaim(claim, None, self.clock.monotonic(), self.clock.monotonic())
         self.claims.add(held)
         return held
 
-    def work(self, held: Held, thrower: Thrower) -> None:
+    def work(self, held: HeldClaim, thrower: Thrower) -> None:
         """In a thread of its own, which is gone afterwards: a worker dies of what it does not catch."""
 
         def run() -> None:
@@ -173,11 +173,11 @@ def test_whenever_an_exception_strikes_no_claim_and_no_place_is_lost() -> None:
         (record,) = rig.backend.list(JobQuery(), now=rig.clock.now())
         ends.add(record.stored)
         assert len(rig.recorded) <= 1, nth
-        if rig.claims.withdraw(float("inf")) or record.stored is Stored.RUNNING:
+        if rig.claims.withdraw(float("inf")) or record.stored is StoredState.RUNNING:
             assert not rig.ran, f"{nth}: begun, and nothing says how it ended"
         assert rig.claims.held() == [], nth
-        assert rig.ran or record.stored is not Stored.COMPLETED, nth
-    assert {Stored.COMPLETED, Stored.FAILED} <= ends
+        assert rig.ran or record.stored is not StoredState.COMPLETED, nth
+    assert {StoredState.COMPLETED, StoredState.FAILED} <= ends
     # CPython 3.13 does not trace every step of every call.
     assert struck == among or (sys.version_info >= (3, 13) and struck >= 20)
 
@@ -215,7 +215,7 @@ def test_a_thread_that_is_given_the_ident_of_a_dead_one_ends_what_that_left() ->
     assert (rig.claims.working, rig.workers.pool.busy) == ({}, 0)
     rig.recorder.turn(rig.clock.now())
     (record,) = rig.backend.list(JobQuery(), now=rig.clock.now())
-    assert (record.stored, rig.ran) == (Stored.FAILED, 0)
+    assert (record.stored, rig.ran) == (StoredState.FAILED, 0)
 
 
 class Marks:

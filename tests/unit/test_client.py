@@ -33,7 +33,7 @@ from flask_delayq.errors import (
     WaitInsideTaskError,
     WaitTimeoutError,
 )
-from flask_delayq.job import Claim, ClaimFor, NewJob, Stored, Verb
+from flask_delayq.job import Claim, ClaimFor, NewJob, StoredState, Verb
 from flask_delayq.signals import job_cancelled, job_enqueued
 from flask_delayq.testing import FakeClock
 from kit import make_app
@@ -738,7 +738,7 @@ def test_a_runner_hears_of_retries_and_of_cancels(delayq: DelayQ, clock: FakeClo
     (claim,) = client.backend.claim(None, now=clock.now(), limit=1, owner="me", lease=60.0)
     assert job.cancel() is False
     assert runner.cancels == [claim.id]
-    assert delayq.get(job.id).record.stored is Stored.RUNNING
+    assert delayq.get(job.id).record.stored is StoredState.RUNNING
 
 
 def test_how_runs_ended_is_returned_by_drain(delayq: DelayQ) -> None:

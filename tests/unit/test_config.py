@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from flask_delayq.backends import ENGINE_SETTINGS, open_backend, options_for
 from flask_delayq.config import MODES, REDACTED, Settings, url_prefix, wants_pages
 from flask_delayq.errors import ConfigurationError
 
@@ -69,7 +70,6 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("horizon", 1, 1.0),
     *(("strict_priority", value, True) for value in (True, "1", "true", "Yes", "ON")),
     *(("strict_priority", value, False) for value in (False, "0", "false", "No", "off", "")),
-    ("sqlite_synchronous", "NORMAL", "NORMAL"),
     ("url_prefix", "/jobs/admin-2", "/jobs/admin-2"),
     ("admin_token", None, ()),
     ("admin_token", TOKEN, digests(TOKEN)),
@@ -128,7 +128,6 @@ BAD: list[tuple[str, Any]] = [
     *(("max_rescues", value) for value in (-1, 1001)),
     *(("horizon", value) for value in (0.999, 86_401)),
     *(("strict_priority", value) for value in ("maybe", 1, 0, None, "2")),
-    *(("sqlite_synchronous", value) for value in ("normal", "OFF", "EXTRA", None, 1)),
     *(
         ("url_prefix", value)
         for value in ("", "/", "delayq", "/delayq/", None, 5, "//evil", "/a//b", "/<x>")
@@ -155,7 +154,7 @@ def test_a_value_that_does_not_fit_is_refused_by_its_key(key: str, value: Any) -
 
 
 def test_every_setting_is_tried_above() -> None:
-    names = set(Settings.__struct_fields__)
+    names = {*Settings.__struct_fields__} - {"of_engines"}
     assert {key for key, *_ in GOOD} == names
     assert {key for key, *_ in BAD} == names
 
@@ -180,6 +179,22 @@ def test_an_unknown_key_is_an_error_that_names_the_one_meant(key: str, meant: st
         if meant
         else ("did you mean" not in str(caught.value))
     )
+
+
+def test_a_setting_of_one_backend_is_kept_for_it_and_no_other() -> None:
+    config = {"DELAYQ_SQLITE_SYNCHRONOUS": "NORMAL", "DELAYQ_URL": "memory://"}
+    settings = Settings.read(config, folder="/", engine_settings=ENGINE_SETTINGS)
+    assert options_for(settings.url, settings.of_engines) == {}
+    assert options_for("sqlite:///jobs.sqlite3", settings.of_engines) == {"synchronous": "NORMAL"}
+    with pytest.raises(ConfigurationError, match="did you mean DELAYQ_SQLITE_SYNCHRONOUS"):
+        Settings.read({"DELAYQ_SQLITE_SYNC": 1}, folder="/", engine_settings=ENGINE_SETTINGS)
+
+
+@pytest.mark.parametrize("value", ["normal", "OFF", "EXTRA", None, 1])
+def test_the_backend_refuses_a_value_of_its_setting_by_its_key(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="DELAYQ_SQLITE_SYNCHRONOUS must be FULL") as caught:
+        open_backend("sqlite:///jobs.sqlite3", synchronous=value)
+    assert caught.value.key == "DELAYQ_SQLITE_SYNCHRONOUS"
 
 
 def test_keys_of_others_are_none_of_ours() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from flask_delayq.backends.crashes import CUT_OFF, suspect_from, verdict_of
-from flask_delayq.job import Stored
+from flask_delayq.job import StoredState
 
-WAITING, FAILED, CANCELLED = Stored.WAITING, Stored.FAILED, Stored.CANCELLED
+WAITING, FAILED, CANCELLED = StoredState.WAITING, StoredState.FAILED, StoredState.CANCELLED
 
 
-def judged(**facts: Any) -> tuple[Stored, int, bool, bool]:
+def judged(**facts: Any) -> tuple[StoredState, int, bool, bool]:
     defaults: dict[str, Any] = {
         "rescues": 0,
         "max_rescues": 3,
@@ -49,7 +49,9 @@ def judged(**facts: Any) -> tuple[Stored, int, bool, bool]:
         ({"cancel_requested": True, "fail_on_crash": True}, (CANCELLED, 1, True, False)),
     ],
 )
-def test_what_becomes_of_a_job(facts: dict[str, Any], expected: tuple[Stored, int, bool, bool]) -> None:
+def test_what_becomes_of_a_job(
+    facts: dict[str, Any], expected: tuple[StoredState, int, bool, bool]
+) -> None:
     assert judged(**facts) == expected
 
 
@@ -64,7 +66,7 @@ def test_a_stop_is_told_apart_from_a_crash() -> None:
         ).failure
 
     assert why(True) == CUT_OFF
-    assert why(False).type == "WorkerCrashed"
+    assert why(False).type == "Crashed"
 
 
 @pytest.mark.parametrize("allowed", range(1, 8))

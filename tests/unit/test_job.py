@@ -20,14 +20,14 @@ from flask_delayq.job import (
     Priority,
     ProcessRecord,
     ScheduleRecord,
-    Stored,
+    StoredState,
     Verb,
 )
 
-FINAL = {Stored.COMPLETED, Stored.FAILED, Stored.CANCELLED}
+FINAL = {StoredState.COMPLETED, StoredState.FAILED, StoredState.CANCELLED}
 
 
-def record(stored: Stored, run_at: float = 100.0) -> JobRecord:
+def record(stored: StoredState, run_at: float = 100.0) -> JobRecord:
     return JobRecord("j", "t", "default", 1, stored, run_at, 50.0, b"{}")
 
 
@@ -35,11 +35,13 @@ def record(stored: Stored, run_at: float = 100.0) -> JobRecord:
     ("now", "state"), [(99.999, JobState.SCHEDULED), (100.0, JobState.READY), (1e9, JobState.READY)]
 )
 def test_a_waiting_job_is_scheduled_until_it_is_due(now: float, state: JobState) -> None:
-    assert record(Stored.WAITING).state_at(now) is state
+    assert record(StoredState.WAITING).state_at(now) is state
 
 
-@pytest.mark.parametrize("stored", [stored for stored in Stored if stored is not Stored.WAITING])
-def test_every_other_state_has_the_same_name_at_all_times(stored: Stored) -> None:
+@pytest.mark.parametrize(
+    "stored", [stored for stored in StoredState if stored is not StoredState.WAITING]
+)
+def test_every_other_state_has_the_same_name_at_all_times(stored: StoredState) -> None:
     for now in (0.0, 1e10):
         assert record(stored).state_at(now).value == stored.name.lower()
 
@@ -53,27 +55,29 @@ def test_states_compare_and_print_as_text() -> None:
 
 
 def test_the_final_states_are_the_same_for_people_and_for_stores() -> None:
-    assert {stored for stored in Stored if stored.is_final} == FINAL
+    assert {stored for stored in StoredState if stored.is_final} == FINAL
     assert {state for state in JobState if state.is_final} == {stored.name.lower() for stored in FINAL}
 
 
 def test_only_a_person_leads_out_of_a_final_state() -> None:
     leaving = {verb for (state, verb), _ in TRANSITIONS.items() if state in FINAL}
     assert leaving == {Verb.REVIVE}
-    assert (Stored.COMPLETED, Verb.REVIVE) not in TRANSITIONS
+    assert (StoredState.COMPLETED, Verb.REVIVE) not in TRANSITIONS
 
 
 def test_every_state_can_be_reached_and_every_run_can_end() -> None:
-    reached = {Stored.WAITING}
-    for _ in Stored:
+    reached = {StoredState.WAITING}
+    for _ in StoredState:
         reached |= {to for (state, _), to in TRANSITIONS.items() if state in reached}
-    assert reached == set(Stored)
+    assert reached == set(StoredState)
     assert {verb for _, verb in TRANSITIONS} == set(Verb)
 
 
-@pytest.mark.parametrize("state", [Stored.WAITING, *FINAL])
-def test_nothing_but_a_claim_makes_a_job_run(state: Stored) -> None:
-    into = {verb for (start, verb), to in TRANSITIONS.items() if to is Stored.RUNNING and start is state}
+@pytest.mark.parametrize("state", [StoredState.WAITING, *FINAL])
+def test_nothing_but_a_claim_makes_a_job_run(state: StoredState) -> None:
+    into = {
+        verb for (start, verb), to in TRANSITIONS.items() if to is StoredState.RUNNING and start is state
+    }
     assert into <= {Verb.CLAIM}
 
 
@@ -81,7 +85,7 @@ def test_nothing_but_a_claim_makes_a_job_run(state: Stored) -> None:
     "verb", [Verb.COMPLETE, Verb.FAIL, Verb.RETRY, Verb.SNOOZE, Verb.RELEASE, Verb.INTERRUPT]
 )
 def test_how_a_run_ended_can_be_said_of_a_running_job_alone(verb: Verb) -> None:
-    assert {state for state, known in TRANSITIONS if known is verb} == {Stored.RUNNING}
+    assert {state for state, known in TRANSITIONS if known is verb} == {StoredState.RUNNING}
 
 
 def test_levels_sort_from_high_to_low() -> None:
@@ -90,7 +94,7 @@ def test_levels_sort_from_high_to_low() -> None:
 
 def test_records_are_frozen() -> None:
     with pytest.raises(AttributeError):
-        record(Stored.WAITING).stored = Stored.RUNNING  # type: ignore[misc]
+        record(StoredState.WAITING).stored = StoredState.RUNNING  # type: ignore[misc]
 
 
 def test_a_failure_reads_as_one_line_and_leaves_out_what_is_empty() -> None:
@@ -104,7 +108,7 @@ SECRET = b'{"password":"hunter2-and-more"}'
 
 def test_the_text_of_a_record_has_sizes_and_no_contents() -> None:
     claim = Claim("j1", "pay", "mail", SECRET, "me", 1, 1, 0.0)
-    stored = structs.replace(record(Stored.FAILED), payload=SECRET, result=SECRET, error=SECRET)
+    stored = structs.replace(record(StoredState.FAILED), payload=SECRET, result=SECRET, error=SECRET)
     for found in (
         NewJob("j1", "pay", "mail", 1, 0.0, 0.0, SECRET),
         claim,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flask_delayq import mounts
-from flask_delayq.mounts import Mount, fleeting, mount_of
+from flask_delayq.mounts import Mount, mount_of, why_temporary
 
 DOCKER = """\
 overlay / overlay rw,relatime,lowerdir=/var/lib/docker/overlay2/l/A:/b,upperdir=/c,workdir=/d 0 0
@@ -76,11 +76,11 @@ def test_what_a_deploy_or_a_restart_takes_away(
     on: Callable[..., None], table: str, marked: bool, path: str, word: str
 ) -> None:
     on(table, marked=marked)
-    assert word in fleeting(path)
-    assert bool(fleeting(path)) == bool(word)
+    assert word in why_temporary(path)
+    assert bool(why_temporary(path)) == bool(word)
 
 
 def test_a_system_without_a_table_is_not_suspected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mounts, "TABLE", "/nowhere")
     monkeypatch.setattr(mounts, "MARKS", ())
-    assert fleeting("/app/instance/delayq.sqlite3") == ""
+    assert why_temporary("/app/instance/delayq.sqlite3") == ""

@@ -13,8 +13,8 @@ import pytest
 from flask_delayq.errors import ConfigurationError, DelayQError, InvalidNameError
 from flask_delayq.job import Priority
 from flask_delayq.options import CallOptions, TaskOptions, declare_task, to_priority
+from flask_delayq.recurrence import Cron, Every
 from flask_delayq.retry import RetryPolicy
-from flask_delayq.schedule import Cron, Every
 
 
 def test_a_task_without_options_has_the_defaults() -> None:
@@ -125,9 +125,9 @@ def test_an_unknown_option_names_the_one_meant() -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'queue'"):
         declare_task("t", queu="mail")
     with pytest.raises(ConfigurationError, match="did you mean 'priority'"):
-        CallOptions().but(priorty="high")
+        CallOptions().with_changes(priorty="high")
     with pytest.raises(ConfigurationError) as caught:
-        CallOptions().but(zzz=1)
+        CallOptions().with_changes(zzz=1)
     assert "did you mean" not in str(caught.value)
 
 
@@ -145,11 +145,11 @@ def test_retries() -> None:
 
 
 def test_a_call_changes_what_it_names_and_nothing_else() -> None:
-    first = CallOptions().but(queue="mail", priority="low")
-    second = first.but(id="job-1", max_attempts=3)
+    first = CallOptions().with_changes(queue="mail", priority="low")
+    second = first.with_changes(id="job-1", max_attempts=3)
     assert second == CallOptions(id="job-1", queue="mail", priority=Priority.LOW, max_attempts=3)
     assert first == CallOptions(queue="mail", priority=Priority.LOW)
-    assert second.but(queue=None).queue is None
+    assert second.with_changes(queue=None).queue is None
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_call_changes_what_it_names_and_nothing_else() -> None:
 )
 def test_a_bad_call_option_is_an_error_of_ours(changes: dict[str, Any]) -> None:
     with pytest.raises((ConfigurationError, InvalidNameError)):
-        CallOptions().but(**changes)
+        CallOptions().with_changes(**changes)
 
 
 def test_levels_have_names() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flask_delayq.config import REDACTED
-from flask_delayq.redacting import HIDDEN, Redaction
+from flask_delayq.console.redacting import HIDDEN, Redaction
 from flask_delayq.texts import without_password
 
 SECRET_NAMES = """

@@ -24,7 +24,7 @@ from flask_delayq.errors import (
     UnsupportedOperationError,
 )
 from flask_delayq.job import ScheduleRecord
-from flask_delayq.schedule import Cron, Every
+from flask_delayq.recurrence import Cron, Every
 from flask_delayq.serializer import decode_rule
 from flask_delayq.testing import FakeClock
 from kit import make_app

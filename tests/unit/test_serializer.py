@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flask_delayq.errors import RuleError
 from flask_delayq.job import Failure
-from flask_delayq.schedule import Cron, Every
+from flask_delayq.recurrence import Cron, Every
 from flask_delayq.serializer import (
     UNENCODABLE,
     decode,

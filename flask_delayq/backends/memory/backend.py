@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from heapq import nsmallest
-from math import inf
 from operator import attrgetter
 
 from ...clock import Clock
@@ -22,15 +21,16 @@ from ...job import (
     ProcessRecord,
     Renewal,
     Rescue,
-    Stored,
+    StoredState,
 )
 from ..base import Backend
 from ..order import Turns
+from . import changes
 from .choosing import Levels, add_one_suspect, holds_due, order_by_task, put_back
-from .endings import give_back, take_back, write_end
-from .inspection import Inspection
+from .inspectable import Inspection
+from .outcomes import give_back, take_back, write_end
 from .rows import Row
-from .schedules import Schedules
+from .schedules import MemorySchedules
 from .store import Store, shared_store
 
 _URL = re.compile(r"memory://([A-Za-z0-9._-]*)")
@@ -38,7 +38,7 @@ _URL = re.compile(r"memory://([A-Za-z0-9._-]*)")
 _lease_end = attrgetter("lease_end")
 
 
-class MemoryBackend(Inspection, Schedules, Backend):
+class MemoryBackend(Inspection, MemorySchedules, Backend):
     """Jobs that live and die with this process.
 
     After a fork the child's store is empty: the threads that run the jobs are the parent's.
@@ -93,12 +93,11 @@ class MemoryBackend(Inspection, Schedules, Backend):
                 if known is not new and (known.task != new.task or known.payload != new.payload):
                     raise JobConflictError(new.id)
             self._check_room(fresh.values(), max_pending, max_pending_total)
-            wish = claim_for
-            if wish is not None and wish.owner in store.claim_no_more:
-                wish = None
+            if claim_for is not None and claim_for.owner in store.claim_no_more:
+                claim_for = None
             added = {new.id: Row(new, new.run_at) for new in fresh.values()}
             try:
-                claims = self._claim_new(added, now, wish) if wish is not None else {}
+                claims = self._claim_new(added, now, claim_for) if claim_for is not None else {}
                 for row in added.values():
                     if row.new.id not in claims:
                         store.add(row)
@@ -119,7 +118,7 @@ class MemoryBackend(Inspection, Schedules, Backend):
         now: float,
         max_pending: int | None,
         max_pending_total: int | None,
-        wish: ClaimFor | None,
+        claim_for: ClaimFor | None,
     ) -> Enqueued:
         """What :meth:`enqueue` does, without its books: most calls bring one job."""
         store = self._store
@@ -138,17 +137,17 @@ class MemoryBackend(Inspection, Schedules, Backend):
         if queue is None:
             queue = store.queue(new.queue)
         if (
-            wish is None
+            claim_for is None
             or new.run_at > now
-            or wish.slots < 1
-            or wish.owner in store.claim_no_more
+            or claim_for.slots < 1
+            or claim_for.owner in store.claim_no_more
             or queue.paused
             or (queue.waiting and holds_due(queue, now))
         ):
             store.stand(row, queue)
             return Enqueued(job_id, True)
         self._turns.served(new.queue)
-        claim = store.run(row, wish.owner, wish.lease, self._clock.monotonic(), now)
+        claim = store.run(row, claim_for.owner, claim_for.lease, self._clock.monotonic(), now)
         return Enqueued(job_id, True, claim)
 
     def _check_room(
@@ -163,7 +162,7 @@ class MemoryBackend(Inspection, Schedules, Backend):
         if fresh and max_pending_total is not None and store.waiting + len(fresh) > max_pending_total:
             raise QueueFullError(None, max_pending_total)
 
-    def _claim_new(self, fresh: Mapping[str, Row], now: float, wish: ClaimFor) -> dict[str, Claim]:
+    def _claim_new(self, fresh: Mapping[str, Row], now: float, claim_for: ClaimFor) -> dict[str, Claim]:
         store = self._store
         due: dict[str, Levels | None] = {}
         for row in fresh.values():
@@ -183,9 +182,9 @@ class MemoryBackend(Inspection, Schedules, Backend):
                 level.sort()
         mono = self._clock.monotonic()
         claims = {}
-        for _, job_id, _, row in self._turns.choose(lines, wish.slots, False):
+        for _, job_id, _, row in self._turns.choose(lines, claim_for.slots, False):
             store.rows[job_id] = row
-            claims[job_id] = store.run(row, wish.owner, wish.lease, mono, now)
+            claims[job_id] = store.run(row, claim_for.owner, claim_for.lease, mono, now)
         return claims
 
     def claim(
@@ -318,7 +317,7 @@ class MemoryBackend(Inspection, Schedules, Backend):
             early = [
                 row
                 for row in store.rows.values()
-                if row.stored is Stored.WAITING
+                if row.stored is StoredState.WAITING
                 and not row.later
                 and now + ahead < row.run_at <= row.new.enqueued_at
             ]
@@ -346,17 +345,13 @@ class MemoryBackend(Inspection, Schedules, Backend):
     def prune(
         self, *, finished_before: float, failed_before: float, keep: int | None, limit: int = 500
     ) -> int:
-        store = self._store
-        with store.lock:
-            gone = store.finished.take_before(finished_before, limit)
-            gone += store.failed.take_before(failed_before, limit - len(gone))
-            if keep is not None:
-                for line in (store.finished, store.failed):
-                    excess = len(store.finished) + len(store.failed) - keep
-                    gone += line.take_until(inf, min(excess, limit - len(gone)))
-            for entry in gone:
-                store.forget(entry[3])
-            return len(gone)
+        return changes.prune(
+            self._store,
+            finished_before=finished_before,
+            failed_before=failed_before,
+            keep=keep,
+            limit=limit,
+        )
 
     # --- processes -----------------------------------------------------------------------------
 

@@ -12,9 +12,9 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from ...job import JobRecord, JobState, NewJob, Stored
+from ...job import JobRecord, JobState, NewJob, StoredState
 
-_WAITING = Stored.WAITING
+_WAITING = StoredState.WAITING
 
 
 class Row(Struct, eq=False, gc=False):
@@ -25,7 +25,7 @@ class Row(Struct, eq=False, gc=False):
 
     new: NewJob
     run_at: float
-    stored: Stored = _WAITING
+    stored: StoredState = _WAITING
     place: int = 0
     """The number of its entry in a line; entries with another number are stale."""
     attempt: int = 0

@@ -12,7 +12,7 @@ from .rows import Row
 from .store import Store
 
 
-class Schedules(Schedulable):
+class MemorySchedules(Schedulable):
     """The periodic half of the memory backend."""
 
     _store: Store

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from weakref import WeakSet, WeakValueDictionary
 
-from ...job import Claim, ProcessRecord, ScheduleRecord, Stored
+from ...job import Claim, ProcessRecord, ScheduleRecord, StoredState
 from ..nesting import nested
 from .rows import Line, Queue, Row
 
-_WAITING, _RUNNING = Stored.WAITING, Stored.RUNNING
-_FAILED, _CANCELLED = Stored.FAILED, Stored.CANCELLED
+_WAITING, _RUNNING = StoredState.WAITING, StoredState.RUNNING
+_FAILED, _CANCELLED = StoredState.FAILED, StoredState.CANCELLED
 
 
 class Store:
@@ -132,7 +132,7 @@ class Store:
             return None
         return row
 
-    def finish(self, row: Row, state: Stored, at: float) -> None:
+    def finish(self, row: Row, state: StoredState, at: float) -> None:
         """End a job that stands nowhere."""
         row.stored = state
         row.owner = None

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from ...clock import Clock
-from ...errors import ConfigurationError, EnqueueUncertainError
+from ...errors import ConfigurationError, EnqueueUncertainError, shown
 from ...job import (
     Claim,
     ClaimFor,
@@ -23,30 +23,22 @@ from ...job import (
 )
 from ..base import Backend, Doorbell, Schedulable
 from ..order import Turns
-from . import (
-    bytask,
-    changes,
-    claims,
-    enqueueing,
-    judging,
-    processes,
-    rescues,
-    schedules,
-)
-from .boots import UNKNOWN_BOOT, boot_id
-from .care import Care
-from .checkpoints import Checkpoints
-from .connection import Sql
-from .doorbell import Bells
+from .file.checkpoints import Checkpoints
+from .file.connection import Sql
+from .file.errors import PLAIN_VALUE_ERRORS, CommitUnknown, UnfitValueError
+from .file.health import StoreHealth
+from .file.location import as_text, path_of, resolve
+from .file.schema import note_clock
+from .file.store import Store
+from .host import judging
+from .host.boots import UNKNOWN_BOOT, boot_id
+from .host.doorbell import Bells
+from .host.leftovers import Leftovers
+from .host.liveness import SignsOfLife
+from .host.marks import Marks
 from .inspectable import Inspection
-from .leftovers import Leftovers
-from .liveness import SignsOfLife
-from .location import as_text, path_of, resolve
-from .marks import Marks
-from .outcomes import DURABLE, record, record_one_by_one, set_progress, should_stop
-from .schema import note_clock
-from .store import Store
-from .trouble import PLAIN_VALUE_ERRORS, CommitUnknown, UnfitValueError
+from .verbs import by_task, changes, claiming, enqueueing, processes, rescues, schedules
+from .verbs.outcomes import DURABLE, record, record_one_by_one, set_progress, should_stop
 
 _RING_AHEAD = 1.5
 """Other processes are told of a job that is due within so many seconds: later ones they find in time."""
@@ -70,7 +62,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
             raise ConfigurationError(f"the sqlite backend has no option {next(iter(unknown))!r}")
         if synchronous not in ("FULL", "NORMAL"):
             raise ConfigurationError(
-                f"synchronous must be 'FULL' or 'NORMAL', not {synchronous!r}",
+                f"DELAYQ_SQLITE_SYNCHRONOUS must be FULL or NORMAL, not {shown(synchronous)}",
                 key="DELAYQ_SQLITE_SYNCHRONOUS",
             )
         # One file, one spelling: what lies beside it must be the same for all who come by a link.
@@ -87,7 +79,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         self._bells = Bells(f"{path}.live", path)
         self._leftovers = Leftovers(f"{path}.live", path, self._signs)
         self._checkpoints = Checkpoints(self._store)
-        self._care = Care(self._store, self._checkpoints)
+        self._health = StoreHealth(self._store, self._checkpoints)
         self._turns = Turns()
         self._ordered_by_task = False
         # For as long as this object lives: a claim may wait for the store when its owner has gone.
@@ -121,9 +113,9 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
                     clock=self._clock.monotonic,
                     turns=self._turns,
                 ),
-                full=True,
+                durable=True,
                 timeout=timeout,
-                doubts=True,
+                may_be_uncertain=True,
             )
         except CommitUnknown:
             raise EnqueueUncertainError([job.id for job in jobs]) from None
@@ -155,7 +147,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
             lambda sql: (
                 []
                 if owner in self._claim_no_more
-                else claims.claim(
+                else claiming.claim(
                     sql,
                     queues,
                     now=now,
@@ -173,16 +165,18 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
     def end_claims(self, owner: str) -> None:
         self._claim_no_more.add(owner)
 
-    def _still_claiming(self, wish: ClaimFor | None) -> ClaimFor | None:
-        return None if wish is None or wish.owner in self._claim_no_more else wish
+    def _still_claiming(self, claim_for: ClaimFor | None) -> ClaimFor | None:
+        return None if claim_for is None or claim_for.owner in self._claim_no_more else claim_for
 
     def record(self, outcomes: Sequence[Outcome], *, now: float) -> list[bool]:
-        full = any(outcome.verb in DURABLE for outcome in outcomes)
+        durable = any(outcome.verb in DURABLE for outcome in outcomes)
         try:
             # The jobs that are enqueued meanwhile take it along; who made it does not wait for it.
-            written = self._store.write(lambda sql: record(sql, outcomes), full=full, patient=True)
+            written = self._store.write(
+                lambda sql: record(sql, outcomes), durable=durable, may_wait=True
+            )
         except (UnfitValueError, *PLAIN_VALUE_ERRORS):
-            written = self._store.write(lambda sql: record_one_by_one(sql, outcomes), full=full)
+            written = self._store.write(lambda sql: record_one_by_one(sql, outcomes), durable=durable)
         self._marks.forget(outcomes)
         if any(outcome.verb is Verb.RELEASE for outcome in outcomes):
             self._bells.ring()  # what this process could not start, another one may
@@ -200,7 +194,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         # Before the wait for the write lock: what is claimed meanwhile is not in `held`, and young.
         clock = self._clock.monotonic() if asked_at is None else asked_at
         return self._store.write(
-            lambda sql: claims.renew(sql, owner, held, clock=clock, lease=lease, now=self._clock.now())
+            lambda sql: claiming.renew(sql, owner, held, clock=clock, lease=lease, now=self._clock.now())
         )
 
     def rescue(
@@ -232,7 +226,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
                 limit=limit,
                 may_have_begun=may_have_begun,
             ),
-            full=True,
+            durable=True,
         )
         dropped = self._store.write(lambda sql: rescues.drop_processes(sql, gone.dead + gone.unseen))
         for owner in dropped:
@@ -258,7 +252,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
     ) -> float | None:
         if tasks is not None:
             self._order_by_task()
-        return self._store.read(lambda sql: claims.next_due(sql, queues, owner, tasks))
+        return self._store.read(lambda sql: claiming.next_due(sql, queues, owner, tasks))
 
     def upcoming(
         self,
@@ -272,12 +266,14 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         if tasks is not None:
             self._order_by_task()
         return self._store.read(
-            lambda sql: claims.upcoming(sql, queues, after=after, until=until, limit=limit, tasks=tasks)
+            lambda sql: claiming.upcoming(
+                sql, queues, after=after, until=until, limit=limit, tasks=tasks
+            )
         )
 
     def _order_by_task(self) -> None:
         if not self._ordered_by_task:
-            self._store.write(bytask.make_index)
+            self._store.write(by_task.make_index)
             self._ordered_by_task = True
 
     def bring_forward(self, *, now: float, ahead: float = 0.0) -> int:
@@ -357,7 +353,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         return {process.owner for process, _ in self._store.read(processes.select)}
 
     def health(self, *, probe: bool = True) -> Health:
-        return self._care.health(probe=probe)
+        return self._health.health(probe=probe)
 
     def close(self) -> None:
         self._bells.close()
@@ -366,7 +362,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
     # --- schedules -----------------------------------------------------------------------------------
 
     def put_schedule(self, schedule: ScheduleRecord, *, replace: bool = True) -> ScheduleRecord:
-        return self._store.write(lambda sql: schedules.put(sql, schedule, replace=replace), full=True)
+        return self._store.write(lambda sql: schedules.put(sql, schedule, replace=replace), durable=True)
 
     def schedules(self) -> list[ScheduleRecord]:
         return self._store.read(schedules.select)
@@ -374,19 +370,19 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
     def remove_schedule(self, name: str) -> bool:
         return bool(
             self._store.write(
-                lambda sql: sql.run("DELETE FROM schedule WHERE name = ?", (name,)), full=True
+                lambda sql: sql.run("DELETE FROM schedule WHERE name = ?", (name,)), durable=True
             )
         )
 
     def pause_schedule(self, name: str, paused: bool, *, next_due: float | None = None) -> bool:
-        return self._store.write(lambda sql: schedules.pause(sql, name, paused, next_due), full=True)
+        return self._store.write(lambda sql: schedules.pause(sql, name, paused, next_due), durable=True)
 
     def next_occurrence(self) -> float | None:
         return self._store.read(schedules.next_occurrence)
 
     def fire(self, schedule: ScheduleRecord, job: NewJob | None, *, next_due: float) -> Enqueued | None:
         fired = self._store.write(
-            lambda sql: schedules.fire(sql, schedule, job, next_due=next_due), full=True
+            lambda sql: schedules.fire(sql, schedule, job, next_due=next_due), durable=True
         )
         if fired is not None:
             self._bells.ring()

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ...job import JobQuery, JobRecord, QueueInfo, Stored, TaskInfo
+from ...job import JobQuery, JobRecord, QueueInfo, StoredState, TaskInfo
 from ..base import Inspectable
-from . import bytask, changes, inspection, pending
-from .doorbell import Bells
-from .store import Store
+from .file.store import Store
+from .host.doorbell import Bells
+from .verbs import by_task, changes, inspection, pending
 
 
 class Inspection(Inspectable):
@@ -34,31 +34,33 @@ class Inspection(Inspectable):
         return self._store.write(lambda sql: changes.forget_queues(sql, empty, unlisted))
 
     def waiting_tasks(self, *, besides: Collection[str] = ()) -> Sequence[TaskInfo]:
-        rows = self._store.read(bytask.waiting)
+        rows = self._store.read(by_task.waiting)
         return [TaskInfo(*row) for row in rows if row[0] not in besides]
 
     def audit(self) -> Sequence[str]:
         return self._store.read(lambda sql: pending.audit(sql) + inspection.audit(sql))
 
-    def cancel(self, job_id: str, *, now: float, reason: str = "") -> Stored | None:
+    def cancel(self, job_id: str, *, now: float, reason: str = "") -> StoredState | None:
         return self._store.write(
-            lambda sql: changes.cancel(sql, job_id, now=now, reason=reason), full=True
+            lambda sql: changes.cancel(sql, job_id, now=now, reason=reason), durable=True
         )
 
-    def revive(self, job_id: str, *, run_at: float) -> Stored | None:
-        before = self._store.write(lambda sql: changes.revive(sql, job_id, run_at=run_at), full=True)
+    def revive(self, job_id: str, *, run_at: float) -> StoredState | None:
+        before = self._store.write(lambda sql: changes.revive(sql, job_id, run_at=run_at), durable=True)
         self._bells.ring()
         return before
 
     def pause(self, queue: str) -> None:
-        self._store.write(lambda sql: changes.set_paused(sql, queue, True), full=True)
+        self._store.write(lambda sql: changes.pause(sql, queue), durable=True)
 
     def resume(self, queue: str) -> None:
-        self._store.write(lambda sql: changes.set_paused(sql, queue, False), full=True)
+        self._store.write(lambda sql: changes.resume(sql, queue), durable=True)
         self._bells.ring()
 
     def purge(self, queue: str, *, now: float, limit: int = 1000) -> int:
-        return self._store.write(lambda sql: changes.purge(sql, queue, now=now, limit=limit), full=True)
+        return self._store.write(
+            lambda sql: changes.purge(sql, queue, now=now, limit=limit), durable=True
+        )
 
     # Last, because below it the name would hide the type.
     def list(self, query: JobQuery, *, now: float) -> list[JobRecord]:

@@ -1,0 +1,90 @@
+"""Asks for each request who may do what, once; remembers wrong tokens and access functions that fail.
+Knows the app of the request; the decision itself is in ``access``."""
+
+from __future__ import annotations
+
+import logging
+from weakref import WeakKeyDictionary
+
+from flask import current_app, request
+from werkzeug.exceptions import HTTPException
+
+from ..app_state import AppState, current_state
+from ..texts import indented, traceback_of
+from .access import DENIED, Access, judge
+from .token_throttle import Seldom, WrongTokens, whence
+
+_log = logging.getLogger(__name__)
+
+
+def may(action: str) -> bool:
+    """Whether whoever sent the request may do that; asked once an action and request."""
+    return decided(action).allowed
+
+
+def decided(action: str) -> Access:
+    """The decision about this request and action; a no where the access function raises. For what is
+    shown besides, and for ``/health``, which must not hang on that function."""
+    state = current_state()
+    _ = state.settings  # raises what is no fault of the access function
+    try:
+        return access_for(action)
+    except HTTPException:  # the access function may abort instead of answering
+        return DENIED
+    except Exception as error:  # foreign code, for example `current_user.is_admin` of a stranger
+        _known()[state, action] = DENIED
+        line = _door().broken
+        line.happened()
+        if count := line.due(state.clock.monotonic()):
+            text = indented(traceback_of(error))
+            _log.error(
+                "the admin_access function failed (%d times since this was said)\n%s", count, text
+            )
+        return DENIED
+
+
+def access_for(action: str) -> Access:
+    """The decision about this request and action.
+
+    :raises Exception: whatever the access function raises.
+    """
+    state, known = current_state(), _known()
+    if (state, action) not in known:
+        known[state, action] = judge(
+            request,
+            action,
+            tokens=state.settings.admin_token,
+            function=state.access,
+            debug=current_app.debug,
+            pause=_door().guesses.pause(whence(request), state.clock.monotonic()),
+        )
+    return known[state, action]
+
+
+def note_guess(access: Access) -> None:
+    """Count the token of this request if it was a wrong one."""
+    if access.wrong_token:
+        _door().guesses.wrong(whence(request), request.path, current_state().clock.monotonic())
+
+
+def _known() -> dict[tuple[AppState, str], Access]:
+    # Not in `g`: an app context may outlive one request. By app: one environ may pass through several.
+    known: dict[tuple[AppState, str], Access] = request.environ.setdefault("delayq.access", {})
+    return known
+
+
+class _Door:
+    """What is remembered of requests to one app that were not let in."""
+
+    def __init__(self) -> None:
+        self.guesses = WrongTokens()
+        self.broken = Seldom()
+
+
+_doors: WeakKeyDictionary[AppState, _Door] = WeakKeyDictionary()
+
+
+def _door() -> _Door:
+    state = current_state()
+    door = _doors.get(state)
+    return door if door is not None else _doors.setdefault(state, _Door())

@@ -1,0 +1,66 @@
+"""The drain of every app of this process when the interpreter ends.
+Knows apps only as ``Stoppable``; how one stops is its own affair."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from typing import Protocol
+
+from .clock import Clock
+
+
+class Stoppable(Protocol):
+    """What runs jobs and is to be stopped."""
+
+    clock: Clock
+
+    @property
+    def drain_timeout(self) -> float: ...
+    def begin_no_more(self) -> None: ...
+    def stop(self, timeout: float) -> bool: ...
+
+
+_running: weakref.WeakSet[Stoppable] = weakref.WeakSet()
+_lock = threading.RLock()
+_is_registered = False
+
+
+def drain_at_exit(what: Stoppable) -> None:
+    """Stop it before the interpreter refuses new threads: jobs that use thread pools or asyncio keep
+    working meanwhile. ``atexit`` would be too late for them."""
+    global _is_registered
+    with _lock:
+        _running.add(what)
+        if _is_registered:
+            return
+        _is_registered = True
+    register = getattr(threading, "_register_atexit", atexit.register)
+    try:
+        register(_stop_all)
+    except RuntimeError:  # the interpreter is shutting down already
+        _stop_all()
+
+
+def _stop_all() -> None:
+    """Stop everything; together they get as long as the most patient one."""
+    running = list(_running)
+    if not running:
+        return
+    clock = running[0].clock
+    deadline = clock.monotonic() + max(one.drain_timeout for one in running)
+    for one in running:
+        one.begin_no_more()  # before the first one drains: no job begins in the others meanwhile
+    for one in running:
+        one.stop(max(0.0, deadline - clock.monotonic()))
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)

@@ -1,0 +1,144 @@
+"""One connection as every part here wants it: pragmas, bounded waiting for locks, no open cursors.
+Must not know a table."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import apsw
+
+from ....clock import machine_time
+
+Row = tuple[Any, ...]
+Value = str | int | float | bytes | None
+Bindings = Sequence[Value] | Mapping[str, Value]
+
+sqlite_version: str = apsw.sqlite_lib_version()
+
+NAP = 0.001
+"""Seconds between two tries for a lock. Growing naps let whoever just wrote win again and again: of
+three processes that wrote all the time one waited 1.8 s, at a steady millisecond 0.3 s."""
+
+
+class Sql:
+    """A connection and the one cursor that all its statements go through.
+
+    Every answer is fetched whole at once: an open cursor would keep checkpoints from finishing.
+    """
+
+    # Changed by single steps, without a lock: a signal handler may open a store in the middle of that.
+    _open: ClassVar[set[tuple[str, int, int]]] = set()  # path, process, number
+    _numbers: ClassVar[Iterator[int]] = itertools.count()
+
+    __slots__ = (
+        *("_cursor", "_durable", "_name", "connection", "deadline", "made", "nap", "pid", "queues"),
+    )
+
+    def __init__(self, path: str, *, deadline: float) -> None:
+        self.deadline = deadline
+        self.nap = NAP
+        self._durable: bool | None = None
+        self.queues: set[str] = set()
+        """Queues whose row is known to be stored, or is stored in the open transaction."""
+        self.made: set[str] = set()
+        """What is made on demand (tables, indexes) and known to be there, in the same sense."""
+        self.pid = os.getpid()
+        """The process that opened it, the only one that may use it."""
+        self._name = (path, self.pid, next(self._numbers))
+        self._open.add(self._name)
+        try:
+            self.connection = apsw.Connection(
+                os.fsencode(path).decode(), flags=apsw.SQLITE_OPEN_READWRITE
+            )
+        except BaseException:
+            self._open.discard(self._name)
+            raise
+        try:
+            self._prepare()
+        except BaseException:
+            self.close(checkpoint=False)
+            raise
+
+    def _prepare(self) -> None:
+        self.connection.set_busy_handler(self._busy)
+        # Checkpoints belong to maintenance alone: a caller never pays for one.
+        self.connection.wal_autocheckpoint(0)
+        self._cursor = self.connection.cursor()
+        # Memory-mapped files end a process by SIGBUS when the disk fails or the file is cut.
+        for pragma in ("temp_store = MEMORY", "mmap_size = 0", "trusted_schema = OFF"):
+            self.rows(f"PRAGMA {pragma}")
+        # On macOS a flush leaves the data in the drive's own memory, unless one asks for more.
+        for pragma in ("fullfsync = ON", "checkpoint_fullfsync = ON"):
+            self.rows(f"PRAGMA {pragma}")
+
+    def _busy(self, tries: int) -> bool:
+        """Called by SQLite when a lock is taken: whether to try again."""
+        left = self.deadline - machine_time()
+        if left <= 0:
+            return False
+        time.sleep(min(left, self.nap))
+        return True
+
+    def run(self, statement: str, bindings: Bindings = ()) -> int:
+        """Execute a writing statement; return how many rows it changed."""
+        self._cursor.execute(statement, bindings)
+        return self.connection.changes()
+
+    def run_many(self, statement: str, rows: Iterable[Bindings]) -> None:
+        """Execute a writing statement once for each row of bindings."""
+        self._cursor.executemany(statement, rows)
+
+    def rows(self, statement: str, bindings: Bindings = ()) -> list[Row]:
+        """All rows of a query."""
+        return self._cursor.execute(statement, bindings).fetchall()
+
+    def row(self, statement: str, bindings: Bindings = ()) -> Row | None:
+        """The first row of a query, or ``None``."""
+        found = self._cursor.execute(statement, bindings).fetchall()
+        return found[0] if found else None
+
+    def value(self, statement: str, bindings: Bindings = ()) -> Any:
+        """The first column of the first row, or ``None``."""
+        found = self._cursor.execute(statement, bindings).fetchall()
+        return found[0][0] if found else None
+
+    def synchronous(self, durable: bool) -> None:
+        """Whether the commits from now on survive a power cut (outside of a transaction only)."""
+        if durable is not self._durable:
+            # Forgotten first: if the statement fails the mode is not known.
+            self._durable = None
+            self._cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._durable = durable
+
+    def roll_back(self) -> None:
+        """End an open transaction, if any, without effect."""
+        self.queues.clear()
+        self.made.clear()
+        if self.connection.in_transaction:
+            self._cursor.execute("ROLLBACK")
+
+    def close(self, *, checkpoint: bool = True) -> None:
+        """Close. The last connection to a store also empties its WAL, unless told not to."""
+        if not checkpoint:
+            self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        self.connection.close(True)
+        self._open.discard(self._name)
+
+    def __del__(self) -> None:
+        self._open.discard(self._name)  # apsw closes a connection that is dropped
+
+    @classmethod
+    def how_many(cls, path: str) -> int:
+        """The connections that this process has open on a path."""
+        here = os.getpid()
+        return sum(name == path and pid == here for name, pid, _ in cls._open.copy())
+
+    @classmethod
+    def is_inherited(cls, path: str) -> bool:
+        """Whether connections on a path came over open from the process that forked this one."""
+        here = os.getpid()
+        return any(name == path and pid != here for name, pid, _ in cls._open.copy())

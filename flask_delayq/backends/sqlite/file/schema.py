@@ -1,0 +1,200 @@
+"""The tables: how a new file becomes a store, and how a file that is none of ours is refused.
+Must not know what the rows mean to the verbs."""
+
+from __future__ import annotations
+
+import time
+
+import apsw
+
+from ....clock import machine_time
+from ....errors import StoreMismatchError
+from .connection import Sql
+
+APPLICATION_ID = 0x44_4C_59_51  # "DLYQ"
+VERSION = 2
+
+# Waiting jobs, due or not, share one index, so that no write is needed when a moment comes. Suspects
+# stand in lines of their own there, so that a claim walks past none of them.
+# The states are literals wherever they occur: only so SQLite can see that a partial index applies.
+_WAITING_AND_SUSPECTS = """
+CREATE INDEX job_waiting ON job (queue, priority, suspect, run_at, id) WHERE state = 0;
+CREATE INDEX job_waiting_suspect ON job (queue, priority, run_at, id) WHERE state = 0 AND suspect = 1;
+CREATE INDEX job_running_suspect ON job (owner) WHERE state = 1 AND suspect = 1;
+"""
+
+# `job` is narrow because every claim and outcome rewrites its row; what is read once lives in `body`.
+# Text keys that grow with time fill both trees from the right end.
+TABLES = f"""
+CREATE TABLE job (
+    id TEXT PRIMARY KEY,
+    task TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    run_at REAL NOT NULL,
+    enqueued_at REAL NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    max_attempts INTEGER,
+    fail_on_crash INTEGER NOT NULL,
+    schedule TEXT,
+    claim_no INTEGER NOT NULL,
+    owner TEXT,
+    lease_until REAL,
+    rescues INTEGER NOT NULL DEFAULT 0,
+    interrupted INTEGER NOT NULL DEFAULT 0,
+    cancel_requested INTEGER NOT NULL DEFAULT 0,
+    started_at REAL,
+    finished_at REAL,
+    suspect INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+{_WAITING_AND_SUSPECTS}
+CREATE INDEX job_running ON job (owner) WHERE state = 1;
+CREATE INDEX job_finished ON job (state, finished_at) WHERE state >= 2;
+
+CREATE TABLE body (
+    id TEXT PRIMARY KEY,
+    payload BLOB NOT NULL,
+    result BLOB,
+    error BLOB,
+    progress BLOB
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE queue (
+    name TEXT PRIMARY KEY,
+    paused INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE process (
+    owner TEXT PRIMARY KEY,
+    pid INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    started_at REAL NOT NULL,
+    seen_at REAL NOT NULL,
+    info BLOB NOT NULL,
+    marked INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE schedule (
+    name TEXT PRIMARY KEY,
+    task TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    rule TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    next_due REAL NOT NULL,
+    last_due REAL,
+    generation INTEGER NOT NULL,
+    paused INTEGER NOT NULL,
+    from_code INTEGER NOT NULL,
+    max_attempts INTEGER,
+    fail_on_crash INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+UPGRADES = {
+    1: f"""
+ALTER TABLE job ADD COLUMN suspect INTEGER NOT NULL DEFAULT 0;
+UPDATE job SET suspect = 1 WHERE state < 2 AND rescues >= 2;
+DROP INDEX job_waiting;
+DROP INDEX job_waiting_rescued;
+DROP INDEX job_running_rescued;
+{_WAITING_AND_SUSPECTS}""",
+}
+"""By version, what makes the next one of it."""
+
+
+def ensure(sql: Sql, path: str, boot: str, clock: float) -> None:
+    """Make the open file a store of this version, or refuse it; safe in many processes at once.
+
+    A new file is filled, a store of an earlier version is brought up to date; each in one transaction.
+
+    :param boot: identifies the boot of this host; leases of an earlier one are ended.
+    :param clock: the present on the leases' clock, which begins anew with each boot.
+    :raises StoreMismatchError: another application's file, or a newer version's.
+    """
+    if _is_new(sql, path):
+        _switch_to_wal(sql)
+        sql.rows("BEGIN IMMEDIATE")
+        if _is_new(sql, path):
+            _execute(sql, TABLES)
+            sql.rows(f"PRAGMA application_id = {APPLICATION_ID}")
+            sql.rows(f"PRAGMA user_version = {VERSION}")
+        sql.rows("COMMIT")
+    elif sql.value("PRAGMA journal_mode") != "wal":  # left so by a restored copy
+        _switch_to_wal(sql)
+    if sql.value("PRAGMA user_version") < VERSION:
+        _upgrade(sql)
+    _end_leases_of_another_boot(sql, boot, clock)
+
+
+def _execute(sql: Sql, statements: str) -> None:
+    for statement in filter(str.strip, statements.split(";")):
+        sql.rows(statement)
+
+
+def _upgrade(sql: Sql) -> None:
+    sql.rows("BEGIN IMMEDIATE")
+    for version in range(sql.value("PRAGMA user_version"), VERSION):  # none, if another was quicker
+        _execute(sql, UPGRADES[version])
+    sql.rows(f"PRAGMA user_version = {VERSION}")
+    sql.rows("COMMIT")
+
+
+def _is_new(sql: Sql, path: str) -> bool:
+    """Whether the file is empty; refuse it if it is neither empty nor ours."""
+    # In one statement, so all of it is of one moment: another process may make the store meanwhile.
+    ((application, found, objects),) = sql.rows(
+        "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)"
+        " FROM pragma_application_id, pragma_user_version"
+    )
+    if application == APPLICATION_ID:
+        if found > VERSION:
+            raise StoreMismatchError(
+                f"the store {path} has format {found}, this version of Flask-DelayQ knows up to "
+                f"{VERSION}: upgrade Flask-DelayQ, or let DELAYQ_URL name another file"
+            )
+        return False
+    if application or objects:
+        raise StoreMismatchError(
+            f"{path} is another application's database and was left as it is; "
+            f"let DELAYQ_URL name a file of its own"
+        )
+    return True
+
+
+def _switch_to_wal(sql: Sql) -> None:
+    # SQLite does not ask the busy handler here, since two who switch would wait for each other.
+    while True:
+        try:
+            sql.rows("PRAGMA journal_mode = WAL")
+            return
+        except apsw.BusyError:
+            if machine_time() >= sql.deadline:
+                raise
+            time.sleep(0.005)
+
+
+def _end_leases_of_another_boot(sql: Sql, boot: str, clock: float) -> None:
+    if _is_of_this_boot(sql, boot, clock):
+        return
+    sql.rows("BEGIN IMMEDIATE")
+    if not _is_of_this_boot(sql, boot, clock):
+        sql.run("UPDATE job SET lease_until = 0 WHERE state = 1")
+        sql.run("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
+        sql.run("DELETE FROM meta WHERE name = 'clock'")
+    sql.rows("COMMIT")
+
+
+def _is_of_this_boot(sql: Sql, boot: str, clock: float) -> bool:
+    facts = sql.rows("SELECT name, value FROM meta WHERE name IN ('boot', 'clock')")
+    found: dict[str, str] = dict(facts)
+    return found.get("boot") == boot and float(found.get("clock", 0)) <= clock
+
+
+def note_clock(sql: Sql, clock: float) -> None:
+    """Store how far the leases' clock has come, where the system tells no boot from the next: it has
+    begun anew if it is behind that later."""
+    sql.run("INSERT OR REPLACE INTO meta VALUES ('clock', ?)", (repr(clock),))

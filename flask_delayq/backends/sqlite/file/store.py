@@ -1,0 +1,316 @@
+"""One store as this process has it open: when it is opened, checked, closed, and by whom it is used.
+Must not know the verbs: they hand in functions that get a connection."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+import apsw
+
+from ....clock import machine_time
+from ....errors import BackendUnavailableError
+from ...nesting import is_held_here, refuse_inside
+from ..host import forking
+from . import schema, sidecars
+from .connection import Sql
+from .errors import CommitUnknown, needs_reopening, translate
+from .location import Identity, StoreFile
+from .readers import Readers
+from .requests import Request
+from .wal_headroom import Headroom
+from .writer import Writer
+
+T = TypeVar("T")
+
+TIMEOUT = 5.0
+"""Seconds that a verb without a limit of its own waits for other writers."""
+
+_CHECK_EVERY = 1.0
+
+_kept: list[Sql] = []
+"""Connections that were open when this process was forked: to be left alone, not even closed, since
+what SQLite knows of their locks is its parent's."""
+
+
+class Store:
+    """A writer, readers and the file they are on. It opens itself at the first use.
+
+    :param path: absolute, without links.
+    :param given: the path as it was asked for, if that is another.
+    :param synchronous: whether commits that say so are flushed to the disk.
+    :param boot: identifies this boot of the host.
+    :param clock: tells the present on the leases' clock.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        synchronous: bool,
+        boot: str,
+        clock: Callable[[], float],
+        given: str | None = None,
+    ) -> None:
+        self.file = StoreFile(path, given or path)
+        self.headroom = Headroom()
+        self.writer = Writer(
+            self._writing,
+            prepare=self.headroom.make,
+            confirm=self.file.verify,
+            discard=self._discard,
+        )
+        self.readers = Readers(self._connect_reader)
+        self.last_error: BackendUnavailableError | None = None
+        """Why the last write failed; ``None`` once a durable one succeeded."""
+        self.failed_at = 0.0
+        """When it failed, on the machine's monotonic clock."""
+        self.flushes = synchronous
+        self._boot = boot
+        self._clock = clock
+        self._write: Sql | None = None
+        self._checked_at = 0.0
+        self._ticket: Request | None = None
+        forking.watch(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has the store open now."""
+        return self._write is not None
+
+    # --- use -----------------------------------------------------------------------------------------
+
+    def write(
+        self,
+        operation: Callable[[Sql], T],
+        *,
+        durable: bool = False,
+        timeout: float = TIMEOUT,
+        may_be_uncertain: bool = False,
+        may_wait: bool = False,
+    ) -> T:
+        """Run an operation in a write transaction, with those of other threads (``Writer.run``).
+
+        :raises CommitUnknown: with ``may_be_uncertain`` only.
+        """
+        deadline = machine_time() + timeout
+        try:
+            result = self.writer.run(
+                operation,
+                durable=durable and self.flushes,
+                deadline=deadline,
+                may_be_uncertain=may_be_uncertain,
+                may_wait=may_wait,
+            )
+        except CommitUnknown as error:
+            if may_be_uncertain:
+                raise
+            # Every other operation is safe to repeat: the claims and moments it compares say so.
+            raise BackendUnavailableError(
+                f"the store {self.file.path} failed while it stored something; try again", reason="io"
+            ) from error
+        except apsw.Error as error:
+            problem = translate(error, self.file.path)
+            if isinstance(problem, BackendUnavailableError):
+                self._note(problem)
+            raise problem from error
+        except BackendUnavailableError as error:
+            self._note(error)
+            raise
+        if durable:
+            self.last_error = None
+        return result
+
+    def _note(self, error: BackendUnavailableError) -> None:
+        self.last_error = error
+        self.failed_at = machine_time()
+
+    def read(
+        self, operation: Callable[[Sql], T], *, timeout: float = TIMEOUT, snapshot: bool = True
+    ) -> T:
+        """Run a reading operation on a connection of its own; writers are not held up.
+
+        :param snapshot: all its statements see the store at one moment.
+        """
+        deadline = machine_time() + timeout
+        if self._write is None:
+            self._open_now(deadline)
+        elif self._write.pid != os.getpid():
+            raise self._inherited()
+        elif machine_time() - self._checked_at >= _CHECK_EVERY:
+            try:
+                self.file.verify()
+            except BackendUnavailableError as error:
+                self._discard_from_outside(error, deadline)
+                raise
+            self._checked_at = machine_time()
+        try:
+            if snapshot:
+                return self.readers.lend(deadline, lambda sql: _at_one_moment(sql, operation))
+            return self.readers.lend(deadline, operation)
+        except apsw.Error as error:
+            if needs_reopening(error):
+                self.readers.renew()
+            raise translate(error, self.file.path) from error
+
+    # --- connections ----------------------------------------------------------------------------------
+
+    def _writing(self, deadline: float) -> Sql:
+        """The write connection, for the leader."""
+        if self._write is None:
+            self._write = self._open(deadline)
+        elif self._write.pid != os.getpid():
+            raise self._inherited()
+        else:
+            try:
+                self.file.verify()
+            except BackendUnavailableError as error:
+                self._discard(error)
+                raise
+        return self._write
+
+    def _inherited(self) -> BackendUnavailableError:
+        return BackendUnavailableError(
+            f"this process was forked while the store {self.file.path} was open and could not be "
+            f"closed; it cannot use the store, its parent can. Where a server forks after it has loaded "
+            f"the application (uWSGI), use the store only after that, or load it later (lazy-apps)",
+            reason="closed",
+        )
+
+    def _open_now(self, deadline: float) -> None:
+        """Open the store without a write, which a file that is read-only would refuse."""
+        ticket = self.writer.ticket(deadline)
+        try:
+            if not self.writer.seize(ticket):
+                raise BackendUnavailableError(f"the store {self.file.path} is busy", reason="locked")
+            self._writing(deadline)
+        except apsw.Error as error:
+            raise translate(error, self.file.path) from error
+        finally:
+            self.writer.release(ticket)
+
+    def _open(self, deadline: float) -> Sql:
+        if Sql.is_inherited(self.file.path):
+            raise self._inherited()
+        sql, identity = self._connect(deadline)
+        try:
+            schema.ensure(sql, self.file.path, self._boot, self._clock())
+            self.headroom.watch(sql)
+            self.file.remember(identity)
+            self.file.verify()
+        except BaseException:
+            sql.close()
+            raise
+        self.readers.renew()
+        self._checked_at = machine_time()
+        return sql
+
+    def _connect(self, deadline: float) -> tuple[Sql, Identity]:
+        """A connection to the file, which is created if this process has not seen it before; and what
+        identifies it.
+
+        One at a time for each path: the descriptors that create the file and look at its neighbours are
+        closed before a connection is opened, since closing them would end its locks. Nobody waits here
+        for a lock of SQLite's.
+        """
+        guard = self.file.guard
+        refuse_inside(guard)
+        try:
+            if not guard.acquire(timeout=max(0.0, min(deadline - machine_time(), TIMEOUT))):
+                raise BackendUnavailableError(f"the store {self.file.path} is busy", reason="locked")
+            identity = self.file.prepare()
+            if self.file.is_another(identity):
+                sidecars.check_free(self.file.path)
+            return Sql(self.file.path, deadline=deadline), identity
+        finally:
+            if is_held_here(guard):
+                guard.release()
+
+    def _connect_reader(self, deadline: float) -> Sql:
+        sql = Sql(self.file.path, deadline=deadline)
+        sql.rows("PRAGMA query_only = ON")
+        return sql
+
+    def _discard(self, error: BaseException) -> None:
+        """Give up all connections after an error; the next use opens the store again (leader only)."""
+        sql, self._write = self._write, None
+        self.readers.renew()
+        if sql is None:
+            return
+        if isinstance(error, BackendUnavailableError):
+            # The file was moved away or overwritten: what its WAL holds goes where it belongs.
+            sql.deadline = machine_time() + 1.0
+            with suppress(apsw.Error):
+                sql.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        with suppress(apsw.Error):
+            sql.close(checkpoint=False)
+
+    def _discard_from_outside(self, error: BaseException, deadline: float) -> None:
+        ticket = self.writer.ticket(deadline)
+        try:
+            if self.writer.seize(ticket):
+                self._discard(error)
+        finally:
+            self.writer.release(ticket)
+
+    # --- closing and forking ---------------------------------------------------------------------------
+
+    def close(self, *, checkpoint: bool = True, timeout: float = TIMEOUT) -> bool:
+        """Close every connection; whether all of them could be had in time."""
+        deadline = machine_time() + timeout
+        ticket = self.writer.ticket(deadline)
+        try:
+            shut = self._shut(ticket, deadline, checkpoint=checkpoint)
+            if shut:
+                self.file.forget()
+            return shut
+        finally:
+            self._reopen(ticket)
+
+    def _shut(self, ticket: Request, deadline: float, *, checkpoint: bool) -> bool:
+        """Stop everybody and close every connection; whether all could be had in time. Whatever happens,
+        :meth:`_reopen` must follow."""
+        if not self.writer.seize(ticket) or not self.readers.shut(deadline, checkpoint=checkpoint):
+            return False
+        sql = self._write
+        if sql is not None:
+            sql.close(checkpoint=checkpoint)
+            self._write = None
+        return True
+
+    def before_fork(self, timeout: float) -> None:
+        """Close every connection, if all of them can be had in time."""
+        deadline = machine_time() + timeout
+        self._ticket = self.writer.ticket(deadline)
+        self._shut(self._ticket, deadline, checkpoint=False)
+
+    def after_fork_in_parent(self) -> None:
+        """Open again at the next use."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._reopen(ticket)
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew; a store that came over open is refused when it is opened."""
+        left_open = [self._write, *self.readers.inherited()]
+        _kept.extend(sql for sql in left_open if sql is not None)
+        self._ticket = self._write = None
+        self.file.forget_lock()
+        self.writer.reset()
+        self.readers.reset()
+
+    def _reopen(self, ticket: Request) -> None:
+        try:
+            self.readers.open()
+        finally:
+            self.writer.release(ticket)
+
+
+def _at_one_moment(sql: Sql, operation: Callable[[Sql], T]) -> T:
+    sql.rows("BEGIN")
+    try:
+        return operation(sql)
+    finally:
+        sql.roll_back()

@@ -1,0 +1,363 @@
+"""Group commit: many threads, one write connection, one transaction for all who wait.
+Must not know what the operations do; only that each may be run again after a rollback.
+
+A thread that finds nobody writing leads: it begins a transaction, runs its own operation and those of
+the threads that wait by then, commits once, answers them, and hands the lead to the first who came
+later. A lone thread never waits for another one; eight share one flush to the disk.
+
+    in line ------ taken into the leader's group -----> in the group ---- committed ----> DONE
+       |   ^-------- rolled back, not its fault -------------/
+       `----- first in line when a leader leaves ------> LEADING -------------------------> DONE
+
+An exception may be thrown into a thread between any two calls (KeyboardInterrupt, a time limit). So the
+lead is handed on in two nested ``finally``, each repeatable from any point; whether the transaction was
+committed is read from the connection and the stage, never from having passed a line; and what must
+change together stands in one ``with self._mutex`` with no call in between: CPython delivers such
+exceptions after calls and at the end of loops only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import TypeVar, cast
+
+import apsw
+
+from ....clock import machine_time
+from ....errors import BackendUnavailableError
+from ...nesting import is_held_here, nested, refuse_inside
+from .connection import Sql
+from .errors import OPERATION_ERRORS, CommitUnknown, leaves_doubt, needs_reopening
+from .requests import Request, State
+
+T = TypeVar("T")
+
+GROUP_LIMIT = 64
+"""Operations in one transaction at most: the last one in line shall not wait for hundreds."""
+
+PATIENCE = 0.002
+"""Seconds for which a patient operation waits to be taken along."""
+
+BUSY = 0.01
+"""Seconds after a caller came for which the next one is expected, so that patience pays."""
+
+_LONGEST_WAIT = 3600.0  # what a lock's timeout certainly takes
+
+
+class _Stage(Enum):
+    """How far the leader's transaction has come; it can only be committed in COMMITTING."""
+
+    OPEN = auto()
+    COMMITTING = auto()
+    REFUSED = auto()
+
+
+_WAITING, _LEADING, _DONE = State
+_OPEN, _COMMITTING, _REFUSED = _Stage
+
+
+def _too_late() -> BackendUnavailableError:
+    return BackendUnavailableError(
+        "the store was busy until the time was over; nothing was done", reason="locked"
+    )
+
+
+class Writer:
+    """The write side of one store in this process.
+
+    :param connect: called by the leader before each transaction with its deadline; returns the write
+        connection, opened and checked.
+    :param prepare: called at the beginning of a transaction whose commit must last.
+    :param confirm: called after a commit that must last; raises if the file is not the store any more.
+    :param discard: called with an error after which the connection should not be used again.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[float], Sql],
+        *,
+        prepare: Callable[[], None] = lambda: None,
+        confirm: Callable[[], None],
+        discard: Callable[[BaseException], None],
+    ) -> None:
+        self._connect = connect
+        self._prepare = prepare
+        self._confirm = confirm
+        self._discard = discard
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew in a forked child, where the other threads and their requests do not exist."""
+        # Reentrant: a signal handler may run in the middle and must be refused, not stand still.
+        self._mutex = threading.RLock()
+        self._leader: int | None = None
+        self._waiting: list[Request] = []
+        self._group: list[Request] = []
+        self._stage = _OPEN
+        self._sql: Sql | None = None
+        self._busy_until = 0.0
+
+    def run(
+        self,
+        operation: Callable[[Sql], T],
+        *,
+        durable: bool,
+        deadline: float,
+        may_be_uncertain: bool = False,
+        may_wait: bool = False,
+    ) -> T:
+        """Run ``operation`` inside a write transaction and return its result once that is committed.
+
+        What it raises is raised here and leaves nothing behind of it; the others of its group are not
+        touched. It may be run more than once, the last time counts.
+
+        :param durable: the commit must survive a power cut.
+        :param deadline: on the machine's monotonic clock; one not begun by then is withdrawn.
+        :param may_be_uncertain: at the deadline raise CommitUnknown; do not wait for a commit under way.
+        :param may_wait: while others write all the time, wait up to :data:`PATIENCE` for one of them to
+            take it along, instead of making a commit, and that other wait for it.
+        :raises BackendUnavailableError: reason ``"locked"``: the deadline passed, or this thread is in
+            the middle of another write (a signal handler); nothing was done.
+        :raises CommitUnknown: whether it is stored cannot be told.
+        """
+        refuse_inside(self._mutex)
+        began = machine_time()
+        if not may_wait:
+            self._busy_until = began + BUSY
+        may_wait = may_wait and began < self._busy_until
+        request = Request(
+            operation,
+            durable=durable,
+            may_be_uncertain=may_be_uncertain,
+            deadline=deadline,
+            may_wait=may_wait,
+        )
+        try:
+            try:
+                self._stand_in_line(request)
+                if request.state is _LEADING:
+                    self._lead(request)
+            finally:
+                self._leave(request)
+        finally:
+            self._leave(request)
+        if request.error is not None:
+            raise request.error
+        return cast(T, request.result)
+
+    # --- the lead without a transaction: opening, closing, forking ----------------------------------
+
+    def ticket(self, deadline: float) -> Request:
+        """What :meth:`seize` takes the lead with. Made before, so that whatever is thrown into a thread
+        that seizes, there is something to release."""
+        return Request(None, durable=False, may_be_uncertain=False, deadline=deadline)
+
+    def seize(self, ticket: Request) -> bool:
+        """Take the lead and keep it: nobody writes until :meth:`release`, which must follow whatever
+        happens. Whether it was to be had in time."""
+        if is_held_here(self._mutex):
+            return False
+        try:
+            self._stand_in_line(ticket)
+        except BackendUnavailableError:
+            return False
+        return ticket.state is _LEADING
+
+    def release(self, ticket: Request) -> None:
+        """Hand the lead on, if :meth:`seize` got it. May be called again."""
+        try:
+            self._leave(ticket)
+        finally:
+            self._leave(ticket)
+
+    # --- waiting --------------------------------------------------------------------------------------
+
+    def _stand_in_line(self, request: Request) -> None:
+        """Return once the request leads or is done; raise at its deadline."""
+        with self._mutex:
+            if self._leader is None and not request.may_wait:
+                self._leader = request.thread
+                request.state = _LEADING
+                return
+            # Also behind a request of its own: that may come to lead, and nobody would.
+            others = [*self._waiting, *self._group]
+            mine = [r for r in others if r.thread == request.thread and r.state is not _DONE]
+            if mine or self._leader == request.thread:
+                request.state = _DONE
+                raise nested()
+            self._waiting.append(request)
+        if request.may_wait and self._is_served(request):
+            return
+        while True:
+            left = request.deadline - machine_time()
+            if request.wake.acquire(timeout=max(0.0, min(left, _LONGEST_WAIT))):
+                return
+            if left > _LONGEST_WAIT:
+                continue
+            with self._mutex:
+                if request in self._waiting:
+                    raise _too_late()
+                if request.state is not _WAITING:
+                    return  # it was answered, or came to lead, in this very moment
+                if request.may_be_uncertain:
+                    raise CommitUnknown
+            # In a transaction that has the lock already, and ends one way or the other.
+            request.wake.acquire()
+            return
+
+    def _is_served(self, request: Request) -> bool:
+        """Wait to be taken along; whether that happened, or the request leads now itself."""
+        if request.wake.acquire(timeout=PATIENCE):
+            return True
+        with self._mutex:
+            others = [other for other in self._waiting if other is not request]
+            request.may_wait = False
+            if self._leader is None and len(others) < len(self._waiting):
+                self._waiting = others
+                self._leader = request.thread
+                request.state = _LEADING
+                return True
+        return False
+
+    def _leave(self, request: Request) -> None:
+        """Withdraw the request, or end its lead and promote the next. May be called again."""
+        if request.state is _DONE:
+            return
+        if request.state is _LEADING:
+            self._settle()
+        with self._mutex:
+            if request.state is _WAITING:
+                others = [other for other in self._waiting if other is not request]
+                request.state = _DONE  # also in a group: nobody is there to be answered
+                self._waiting = others
+            elif request.state is _LEADING:
+                heirs = [other for other in self._waiting if not other.may_wait]
+                if not heirs:  # the patient ones look after themselves
+                    request.state = _DONE
+                    self._leader = None
+                    return
+                heir = heirs[0]
+                others = [other for other in self._waiting if other is not heir]
+                request.state = _DONE
+                self._waiting = others
+                heir.state = _LEADING
+                self._leader = heir.thread
+                heir.wake.release()
+
+    # --- leading --------------------------------------------------------------------------------------
+
+    def _lead(self, leader: Request) -> None:
+        """Run the leader's operation with those that wait, in one transaction."""
+        # The mode cannot be changed inside a transaction, so it is chosen by who waits before.
+        durable = leader.durable or any([request.durable for request in self._waiting])
+        try:
+            sql = self._connect(leader.deadline)
+            sql.deadline = leader.deadline
+            sql.synchronous(durable)
+            while not self._transact(sql, leader, durable):
+                pass
+        except apsw.Error as error:
+            if leader.error is None:
+                leader.error = error
+            self._roll_back()
+            if needs_reopening(error):
+                self._drop(error)
+
+    def _transact(self, sql: Sql, leader: Request, durable: bool) -> bool:
+        """One transaction; False if it must be repeated without one of its operations."""
+        self._sql = sql
+        sql.rows("BEGIN IMMEDIATE")
+        if durable:
+            self._prepare()
+        self._gather(leader, durable)
+        if self._run_group(sql):
+            sql.roll_back()
+            # The lock is free now, and another process may keep it: the others stand in line again,
+            # where their time can end.
+            self._settle()
+            return leader.error is not None
+        self._commit(sql, durable)
+        return True
+
+    def _gather(self, leader: Request, durable: bool) -> None:
+        """Take those who wait into the group, after the lock was got: until then they may withdraw."""
+        with self._mutex:
+            fit = [r for r in self._waiting if r.operation is not None and (durable or not r.durable)]
+            fit = fit[: GROUP_LIMIT - 1]
+            late = [r for r in self._waiting if r not in fit] if fit else self._waiting
+            group = [leader, *fit]
+            self._group = group
+            self._waiting = late
+
+    def _run_group(self, sql: Sql) -> bool:
+        """Run every member not answered yet; whether one failed half way, so that all must go back."""
+        for request in self._group:
+            if request.error is not None or request.operation is None:
+                continue
+            changes = sql.connection.total_changes()
+            try:
+                request.result = request.operation(sql)
+            except OPERATION_ERRORS as error:
+                request.error = error
+                if isinstance(error, apsw.Error) and needs_reopening(error):
+                    self._spread(error)
+                    raise
+                if not sql.connection.in_transaction or sql.connection.total_changes() != changes:
+                    return True
+        return False
+
+    def _commit(self, sql: Sql, durable: bool) -> None:
+        self._stage = _COMMITTING
+        try:
+            sql.run("COMMIT")
+        except apsw.Error as error:
+            self._stage = _REFUSED
+            self._spread(CommitUnknown() if leaves_doubt(error) else error)
+            raise
+        if durable:
+            try:
+                self._confirm()
+            except BackendUnavailableError as error:
+                self._stage = _REFUSED
+                self._spread(CommitUnknown())
+                self._drop(error)
+
+    def _spread(self, error: BaseException) -> None:
+        for request in self._group:
+            if request.error is None:
+                request.error = error
+
+    def _drop(self, error: BaseException) -> None:
+        self._sql = None
+        self._discard(error)
+
+    def _roll_back(self) -> None:
+        if self._sql is not None:
+            try:
+                self._sql.roll_back()
+            except apsw.Error as error:
+                self._drop(error)
+
+    def _settle(self) -> None:
+        """Close the transaction wherever it stands, and answer the group or give it back."""
+        sql = self._sql
+        if sql is not None and sql.connection.in_transaction:
+            self._stage = _OPEN
+            self._roll_back()
+        now = machine_time()
+        with self._mutex:
+            committed = self._stage is _COMMITTING
+            for request in self._group:
+                if not committed and request.deadline <= now and request.error is None:
+                    request.error = _too_late()  # it waits without a limit since then
+                if request.state is _WAITING and (committed or request.error is not None):
+                    request.state = _DONE
+                    request.wake.release()
+            back = [request for request in self._group if request.state is _WAITING]
+            waiting = back + self._waiting
+            self._waiting = waiting
+            self._group = []
+            self._stage = _OPEN
+            self._sql = None

@@ -1,0 +1,114 @@
+"""Asking about stored jobs and queues: reading only.
+Must not know transactions, threads or files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ....job import Failure, JobQuery, JobRecord, JobState, QueueInfo, StoredState
+from ....serializer import encode_failure
+from ..file.connection import Row, Sql
+
+_HOT = (
+    *("id", "task", "queue", "priority", "state", "run_at", "enqueued_at", "attempt", "max_attempts"),
+    *("fail_on_crash", "schedule", "claim_no", "owner", "rescues", "interrupted", "cancel_requested"),
+    *("started_at", "finished_at"),
+)
+_COLUMNS = (*_HOT, "payload", "result", "error", "progress")
+
+_GET = f"SELECT {', '.join(_COLUMNS)} FROM job JOIN body USING (id) WHERE id = ?"
+_LIST = f"SELECT {', '.join(_HOT)}, x'', NULL, NULL, NULL FROM job"
+
+_FEW = 2000
+
+_STATES = {
+    JobState.SCHEDULED: "state = 0 AND run_at > :now",
+    JobState.READY: "state = 0 AND run_at <= :now",
+    JobState.RUNNING: "state = 1",
+    # The second term is what the index says: SQLite does not conclude it from the first.
+    JobState.COMPLETED: "state = 2 AND state >= 2",
+    JobState.FAILED: "state = 3 AND state >= 2",
+    JobState.CANCELLED: "state = 4 AND state >= 2",
+}
+
+
+def get(sql: Sql, job_id: str) -> JobRecord | None:
+    """The job with everything that is stored of it."""
+    row = sql.row(_GET, (job_id,))
+    return _record(row) if row else None
+
+
+def select(sql: Sql, query: JobQuery, now: float) -> list[JobRecord]:
+    """Jobs that match, newest id first, without payload, result and error."""
+    tests, by_key = [], " NOT INDEXED"
+    facts = {"now": now, "queue": query.queue, "task": query.task, "before": query.before}
+    if query.states:
+        if _few(sql, query.states, now):
+            by_key = ""
+        tests.append("(" + " OR ".join(f"({_STATES[JobState(state)]})" for state in query.states) + ")")
+    if query.queue is not None:
+        tests.append("queue = :queue")
+    if query.task is not None:
+        tests.append("task = :task")
+    if query.before is not None:
+        tests.append("id < :before")
+    statement = f"{_LIST}{by_key} WHERE {' AND '.join(tests) or '1'} ORDER BY id DESC LIMIT :limit"
+    return [_record(row) for row in sql.rows(statement, {**facts, "limit": query.limit})]
+
+
+def _few(sql: Sql, states: Sequence[JobState], now: float) -> bool:
+    """Whether the jobs in these states are better sorted than found on a walk from the newest on."""
+    counted = "SELECT count(*) FROM (SELECT 1 FROM job WHERE {} LIMIT :few)"
+    tests = [_STATES[JobState(state)] for state in states]
+    return all(sql.value(counted.format(test), {"now": now, "few": _FEW}) < _FEW for test in tests)
+
+
+def counts(sql: Sql, now: float) -> dict[str, int]:
+    """How many jobs are in each state, by the partial indexes."""
+    count = "SELECT count(*) FROM job WHERE"
+    return {str(state): sql.value(f"{count} {test}", {"now": now}) for state, test in _STATES.items()}
+
+
+def queues(sql: Sql, now: float) -> list[QueueInfo]:
+    """Every queue with what is in it, by name."""
+    waiting = {
+        row[0]: row[1:]
+        for row in sql.rows(
+            "SELECT queue, count(*) FILTER (WHERE run_at > ?1), count(*) FILTER (WHERE run_at <= ?1),"
+            " min(run_at) FILTER (WHERE run_at <= ?1) FROM job WHERE state = 0 GROUP BY queue",
+            (now,),
+        )
+    }
+    running: dict[str, int] = dict(
+        sql.rows("SELECT queue, count(*) FROM job WHERE state = 1 GROUP BY queue")
+    )
+    paused_by_name: dict[str, int] = dict(sql.rows("SELECT name, paused FROM queue"))
+    infos = []
+    # A queue that was forgotten and is used again by a process that knew it is listed by its jobs.
+    for name in sorted({*paused_by_name, *waiting, *running}):
+        paused = paused_by_name.get(name, 0)
+        scheduled, ready, oldest_due = waiting.get(name, (0, 0, None))
+        infos.append(QueueInfo(name, bool(paused), scheduled, ready, running.get(name, 0), oldest_due))
+    return infos
+
+
+def audit(sql: Sql) -> list[str]:
+    """Jobs of which a part is missing."""
+    wrong = [f"job {job_id!r} has lost its arguments" for (job_id,) in sql.rows(_WITHOUT_BODY)]
+    wrong += [f"job {job_id!r} is gone, its arguments are left" for (job_id,) in sql.rows(_WITHOUT_JOB)]
+    return wrong
+
+
+_WITHOUT_BODY = "SELECT id FROM job WHERE id NOT IN (SELECT id FROM body)"
+_WITHOUT_JOB = "SELECT id FROM body WHERE id NOT IN (SELECT id FROM job)"
+
+
+def _record(row: Row) -> JobRecord:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    number = values.pop("state")
+    values["stored"] = StoredState.of(number)
+    if values["stored"] != number:
+        values["error"] = encode_failure(Failure("Unreadable", f"the row has the state {number}"))
+    for name in ("fail_on_crash", "interrupted", "cancel_requested"):
+        values[name] = bool(values[name])
+    return JobRecord(**values)

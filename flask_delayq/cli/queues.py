@@ -1,0 +1,110 @@
+"""``flask delayq pause``, ``resume``, ``prune``, ``schedules``: queues, schedules and old jobs.
+Knows the verbs of extension and backend; runs nothing."""
+
+from __future__ import annotations
+
+import click
+from flask.cli import with_appcontext
+
+from ..app_state import current_state
+from ..console import presenting
+from .group import delayq_commands
+from .output import relative, say, say_json, say_table
+
+PRUNE_STEP = 500
+"""Jobs deleted in one step, so that nobody waits long for the store."""
+
+
+@delayq_commands.command("pause")
+@click.argument("queue")
+def pause(queue: str) -> None:
+    """Begin no more jobs of a queue, in any process; running ones go on."""
+    current_state().client.pause(queue)
+    say(f"queue {queue} is paused")
+
+
+@delayq_commands.command("resume")
+@click.argument("queue")
+def resume(queue: str) -> None:
+    """Undo pause."""
+    current_state().client.resume(queue)
+    say(f"queue {queue} goes on")
+
+
+@delayq_commands.command("prune")
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Finished longer ago than this, failed ones too. By default what the settings say.",
+)
+def prune(older_than: float | None) -> None:
+    """Delete finished jobs."""
+    state = current_state()
+    settings = state.settings
+    now = state.clock.now()
+    completed = settings.retention if older_than is None else older_than
+    failed = settings.retention_failed if older_than is None else older_than
+    total = 0
+    while True:
+        step = state.backend.prune(
+            finished_before=now - completed,
+            failed_before=now - failed,
+            keep=settings.retention_count,
+            limit=PRUNE_STEP,
+        )
+        total += step
+        if step < PRUNE_STEP:
+            break
+    say(f"{total} jobs deleted")
+
+
+@delayq_commands.group("schedules", invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.pass_context
+@with_appcontext
+def schedules(ctx: click.Context, as_json: bool) -> None:
+    """List the schedules, or change one."""
+    if ctx.invoked_subcommand is not None:
+        return
+    state = current_state()
+    found = presenting.schedules(state)
+    if as_json:
+        say_json({"schedules": found})
+        return
+    say_table(
+        ("SCHEDULE", "TASK", "RULE", "QUEUE", "LAST", "NEXT"),
+        [
+            (
+                *(one[key] for key in ("name", "task", "rule", "queue")),
+                relative(one["last_due"], state.clock),
+                "paused" if one["paused"] else relative(one["next_due"], state.clock),
+            )
+            for one in found
+        ],
+        "no schedule",
+    )
+
+
+@schedules.command("pause")
+@click.argument("name")
+def pause_schedule(name: str) -> None:
+    """Let a schedule enqueue nothing until it is resumed."""
+    current_state().schedules.pause(name)
+    say(f"schedule {name} is paused")
+
+
+@schedules.command("resume")
+@click.argument("name")
+def resume_schedule(name: str) -> None:
+    """Let it go on with its next occurrence."""
+    current_state().schedules.resume(name)
+    say(f"schedule {name} goes on")
+
+
+@schedules.command("remove")
+@click.argument("name")
+def remove_schedule(name: str) -> None:
+    """Delete it; one declared in code returns at the next start."""
+    current_state().schedules.remove(name)
+    say(f"schedule {name} is removed")

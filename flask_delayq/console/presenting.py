@@ -1,0 +1,305 @@
+"""Jobs, queues, processes and schedules as plain data, the same for pages, JSON and the terminal.
+Reads the store and changes nothing; knows no request and no terminal."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..backends.base import Schedulable
+from ..clock import to_datetime
+from ..errors import BackendError, RuleError
+from ..job import JobRecord, JobState, Priority, ProcessRecord, QueueInfo, ScheduleRecord, StoredState
+from ..runtime.peers import living
+from ..serializer import decode, decode_failure, decode_object, decode_rule
+from ..texts import without_password
+from .redacting import Redaction
+
+if TYPE_CHECKING:
+    from ..app_state import AppState
+
+View = dict[str, Any]
+
+UNATTENDED_AFTER = 60.0
+"""Seconds that ready jobs may wait, while no process runs any, before that counts as unhealthy."""
+
+
+def moment(timestamp: float | None) -> str | None:
+    """Epoch seconds as ISO 8601 text in UTC with milliseconds, ``None`` where there is none."""
+    try:
+        when = to_datetime(timestamp)
+    except (ValueError, OverflowError, OSError):  # a forged row: no calendar reaches there
+        return None
+    return None if when is None else when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds_of(text: str) -> float:
+    """The epoch seconds of what :func:`moment` wrote."""
+    return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=timezone.utc).timestamp()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: ``"40 ms"``, ``"3.2 s"``, ``"5 min"``, ``"2 h"``, ``"4 d"``."""
+    size = abs(seconds)
+    if size < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if size < 9.95:
+        return f"{seconds:.1f} s"
+    for below, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if size < below:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+# --- single things -------------------------------------------------------------------------------
+
+
+def job_row(record: JobRecord, now: float) -> View:
+    """A job as a line of a list: without arguments, result and traceback."""
+    state = record.state_at(now)
+    return {
+        "id": record.id,
+        "task": record.task,
+        "state": state.value,
+        "retrying": state is JobState.SCHEDULED and record.attempt > 0,
+        "queue": record.queue,
+        "priority": _priority(record.priority),
+        "attempt": record.attempt + (record.stored is StoredState.RUNNING),
+        "run_at": moment(record.run_at),
+        "enqueued_at": moment(record.enqueued_at),
+        "started_at": moment(record.started_at),
+        "finished_at": moment(record.finished_at),
+    }
+
+
+def job_page(state: AppState, record: JobRecord) -> View:
+    """Everything about a job, without its secrets (``DELAYQ_REDACT``)."""
+    redaction = Redaction(state.settings.redact)
+    arguments = _plain(record.payload)
+    redaction.learn(arguments)
+    result = _plain(record.result)
+    redaction.learn(result)
+    progress = _object(record.progress)
+    redaction.learn(progress)
+    failure = decode_failure(record.error)
+    error = None
+    if failure is not None:
+        error = {
+            "type": failure.type,
+            "message": redaction.text(failure.message),
+            "traceback": redaction.text(failure.traceback),
+        }
+    return {
+        **job_row(record, state.clock.now()),
+        "waits_because": _why_it_waits(state, record),
+        "max_attempts": record.max_attempts,
+        "on_crash": "fail" if record.fail_on_crash else "retry",
+        "rescues": record.rescues,
+        "claim_no": record.claim_no,
+        "owner": record.owner,
+        "interrupted": record.interrupted,
+        "cancel_requested": record.cancel_requested,
+        "schedule": record.schedule,
+        "arguments": redaction.clean(arguments),
+        "progress": redaction.clean(progress),
+        "result": redaction.clean(result),
+        "error": error,
+    }
+
+
+def _why_it_waits(state: AppState, record: JobRecord) -> str | None:
+    """Why no process that runs jobs takes a waiting one; ``None``: there is no such reason."""
+    if record.stored is not StoredState.WAITING:
+        return None
+    peers = living(state.backend.processes())
+    knowing = [peer for peer in peers if peer.may_know(record.task)]
+    if peers and not knowing:
+        return "no process knows this task"
+    if knowing and not any(peer.serves(record.queue) for peer in knowing):
+        return "no process that knows this task serves its queue"
+    return None
+
+
+def queue_row(queue: QueueInfo, now: float) -> View:
+    """A queue; ``lateness`` is how long its oldest ready job has been due, in seconds."""
+    oldest = queue.oldest_due
+    return {
+        "name": queue.name,
+        "paused": queue.paused,
+        "scheduled": queue.scheduled,
+        "ready": queue.ready,
+        "running": queue.running,
+        "oldest_due": moment(oldest),
+        "lateness": None if oldest is None else max(0.0, now - oldest),
+    }
+
+
+def process_row(process: ProcessRecord, own: str | None) -> View:
+    """A process record. ``seen_at`` and what changes are of its last sign of life.
+
+    :param own: the owner of the runtime in this process, to mark it.
+    """
+    info = _object(process.info)
+    return {
+        "owner": process.owner,
+        "pid": process.pid,
+        "host": process.host,
+        "alive": process.alive,
+        "this": process.owner == own,
+        "started_at": moment(process.started_at),
+        "seen_at": moment(process.seen_at),
+        **{key: _if_a(kind, info.get(key)) for key, kind in _OF_A_PROCESS.items()},
+        "tasks": _names(info.get("tasks")),
+    }
+
+
+def _names(tasks: Any) -> list[str] | None:
+    return sorted(tasks) if _if_a(dict[str, str], tasks) else None
+
+
+_OF_A_PROCESS: dict[str, Any] = {
+    "app": str,
+    "role": str,
+    "workers": int,
+    "busy": int,
+    "queues": list[str],
+    "lateness_p50": float,
+    "lateness_p99": float,
+    "python": str,
+}
+
+
+def schedule_row(schedule: ScheduleRecord) -> View:
+    """A schedule; its rule in words."""
+    try:
+        rule = str(decode_rule(schedule.rule))
+    except (RuleError, OverflowError):
+        rule = "(unreadable)"
+    return {
+        "name": schedule.name,
+        "task": schedule.task,
+        "rule": rule,
+        "queue": schedule.queue,
+        "priority": _priority(schedule.priority),
+        "paused": schedule.paused,
+        "from_code": schedule.from_code,
+        "next_due": moment(schedule.next_due),
+        "last_due": moment(schedule.last_due),
+    }
+
+
+# --- the whole -----------------------------------------------------------------------------------
+
+
+def processes(state: AppState) -> list[View]:
+    """All process records, oldest first; that of this process as it is now."""
+    supervisor = state.supervisor
+    records = state.backend.processes()
+    if supervisor is None:
+        return [process_row(record, None) for record in records]
+    own = supervisor.owner
+    if supervisor.is_running:
+        records = [supervisor.describe() if record.owner == own else record for record in records]
+    return [process_row(record, own) for record in records]
+
+
+def queues(state: AppState) -> list[View]:
+    """All queues, by name."""
+    now = state.clock.now()
+    return [queue_row(queue, now) for queue in state.client.inspect.queues(now=now)]
+
+
+def schedules(state: AppState) -> list[View]:
+    """All schedules, by name; none where the backend keeps none."""
+    backend = state.backend
+    found = backend.schedules() if isinstance(backend, Schedulable) else []
+    return [schedule_row(schedule) for schedule in found]
+
+
+def health(state: AppState, *, probe: bool = True) -> View:
+    """Whether jobs are stored and run: ``status`` is ``"ok"`` or ``"failing"``, ``reason`` says why.
+
+    :param probe: try whether the store can be written, as in ``Backend.health``.
+    """
+    found = state.health(probe=probe)
+    supervisor = state.supervisor
+    return {
+        "status": "ok" if found.ok else "failing",
+        "reason": found.reason,
+        "notes": list(found.notes),
+        "troubles": supervisor.troubles() if supervisor is not None and supervisor.is_running else [],
+        "runs_jobs": supervisor is not None and supervisor.is_running,
+        "declined": state.declined,
+        "mode": state.mode,
+        "store": {"url": without_password(state.backend.url), **found.facts},
+    }
+
+
+def status(state: AppState) -> View:
+    """What there is at a glance; readable also while the store is not."""
+    found: View = {
+        "healthy": False,
+        "now": moment(state.clock.now()),
+        **health(state),
+        "counts": {},
+        "queues": [],
+        "processes": [],
+        "schedules": [],
+    }
+    try:
+        found["counts"] = state.client.inspect.counts(now=state.clock.now())
+        found["queues"] = queues(state)
+        found["processes"] = processes(state)
+        found["schedules"] = schedules(state)
+    except BackendError as error:
+        found["reason"] = found["reason"] or str(error)
+        found["status"] = "failing"
+    if found["status"] == "ok" and (reason := _unattended(found)):
+        found["reason"] = reason
+        found["status"] = "failing"
+    found["healthy"] = found["status"] == "ok"
+    return found
+
+
+def _unattended(found: View) -> str:
+    if any(process["alive"] for process in found["processes"]):
+        return ""
+    late = [q["lateness"] for q in found["queues"] if q["lateness"] is not None and not q["paused"]]
+    if not late or max(late) < UNATTENDED_AFTER:
+        return ""
+    return f"jobs have been due for {duration(max(late))} and no process runs any"
+
+
+def _priority(level: int) -> str:
+    try:
+        return Priority(level).name.lower()
+    except ValueError:
+        return str(level)
+
+
+def _plain(data: bytes | None) -> Any:
+    """Stored JSON as plain values: arguments come by parameter name."""
+    if not data:
+        return None
+    try:
+        return decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return "[unreadable]"
+
+
+def _object(data: bytes | None) -> View:
+    """A stored JSON object; empty where a row is damaged or forged."""
+    try:
+        return decode_object(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def _if_a(kind: Any, value: Any) -> Any:
+    """The value if it is of this type, else ``None``: another process, or somebody else, wrote it."""
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.MsgspecError, OverflowError):
+        return None
