@@ -1,9 +1,8 @@
-"""Finds out when something is due, claims it and hands it to the workers.
-The wheel says only *when* to look; *what* to run is decided by the backend's claim alone."""
+"""Claims what is due and hands it to the workers.
+The near future says only *when* to look; *what* to run is decided by the backend's claim alone."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
@@ -14,30 +13,40 @@ from ..config import Settings
 from ..job import Claim, ClaimFor, Outcome, Verb
 from .foreign_tasks import ForeignTasks
 from .held import HeldClaim, HeldClaims
+from .near_future import NEXT, PAGE, SAFETY, NearFuture
 from .pool import WorkerPool
 from .recorder import Recorder
-from .wheel import TimingWheel
-
-SAFETY = 1.0
-"""Seconds between two looks into the store whatever the wheel says: what a lost ring, a clock step or a
-process that died after enqueueing can cost at most."""
+from .reservations import Reservations
 
 UNSTARTED_LIMIT = 0.1
 """Seconds after which a claim that no worker has begun goes back for others to take."""
 
-PAGE = 2000
-"""Jobs read into the wheel in one step."""
-
 CLAIM_LIMIT = 256
 """Jobs claimed in one step: others who write wait for so many at most."""
-
-WHEEL_LIMIT = 200_000
-"""Jobs in the wheel at most; beyond it the horizon is shorter than configured."""
 
 
 class Dispatcher:
     """Claims what is due for the places that are free. Also the :class:`~flask_delayq.client.Runner` of
     this process: threads that enqueue reserve places here and may run what they stored at once.
+
+    Its state is these flags. Each is one reference or number, set and read without a lock: threads that
+    enqueue set them, and so may finalizers. None is lost, since each is cleared *before* what it asks
+    for is done:
+
+        flag             set by                            cleared by            what it asks for
+        ---------------  --------------------------------  --------------------  ------------------------
+        accepting        the supervisor, once the process  the supervisor, at a  claims may be made
+                         is announced                      stop
+        _rung            ring: another process, a rescue   each turn, first      a claim and a look
+                         or a schedule stored something
+        _wanted          expect_now: a thread of this      each turn, first      a claim
+                         process stored a job that is due
+        pool.hungry      whoever finds no free place       each claim, before    the next place that is
+                                                           the store is asked    free wakes us: a claim
+        _look_at         each look: SAFETY later; a ring   -                     a look at this moment
+                         or NEXT: now                                            (monotonic)
+        _sleeps_until    each turn, at its end, in a list  -                     expect wakes us for what
+                         of its own                                              is due before (wall)
 
     :param wake: lets the next turn begin now.
     """
@@ -52,7 +61,7 @@ class Dispatcher:
         pool: WorkerPool[HeldClaim],
         recorder: Recorder,
         wake: Callable[[], None],
-        strangers: ForeignTasks,
+        foreign_tasks: ForeignTasks,
     ) -> None:
         self._backend = backend
         self._clock = clock
@@ -61,27 +70,26 @@ class Dispatcher:
         self._pool = pool
         self._recorder = recorder
         self._wake = wake
-        self._foreign_tasks = strangers
+        self._foreign_tasks = foreign_tasks
         self._queues = settings.queues
         self._lease = settings.lease
-        self._horizon = settings.horizon
-        self._reserved_for = settings.enqueue_timeout + SAFETY
         self._strict = settings.strict_priority
+        self._future = NearFuture(
+            backend,
+            clock,
+            owner,
+            queues=settings.queues,
+            horizon=settings.horizon,
+            foreign_tasks=foreign_tasks,
+        )
+        # Twice the time that an enqueue may take is certainly enough.
+        self._reservations = Reservations(pool, claims, clock, settings.enqueue_timeout + SAFETY)
+        self._knows_all_tasks = True
         self.accepting = False
-        """Whether claims may be made; set once the process is announced, cleared when it stops."""
-        self._wheel = TimingWheel(clock.now())
-        # Touched by turns alone. Who enqueues takes no lock here: it may be a finalizer, which runs in
-        # the middle of whatever its thread does.
-        self._loaded_until = float("-inf")
-        self._expected: deque[tuple[str, float]] = deque()  # on their way into the wheel
-        self._sleeps_until = [float("inf")]  # a new list for each sleep
-        self._seen_due: float | None = None  # the store's next due moment at the last look
-        self._look_at = float("-inf")  # monotonic moment of the next look whatever the wheel says
-        self._reserved: set[ClaimFor] = set()  # for threads that enqueue right now
-        self._count_at = float("-inf")  # monotonic
-        self._asks_for_ours = False
-        self._rung = False  # by another process
-        self._wanted = False  # by a thread of this one
+        self._rung = False
+        self._wanted = False
+        self._look_at = float("-inf")
+        self._sleeps_until = [float("inf")]
 
     def turn(self, now: float) -> float:
         """One turn at a wall moment; returns the seconds to wait for the next one."""
@@ -90,51 +98,44 @@ class Dispatcher:
         self._return_unstarted()
         if not self.accepting:
             return SAFETY
-        self._count_places()
-        if self._foreign_tasks.met:
-            self._ask_for_ours()
-        self._take_expected()
-        popped = self._wheel.advance(now, PAGE)
-        look = self._clock.monotonic() >= self._look_at
-        if self._foreign_tasks.met:
-            # It rings for the jobs of others as well, and a glance costs nobody the store's lock.
-            look, rung = look or rung, False
-        if look and not (popped or rung or wanted or self._pool.hungry):
-            self._look()  # idle, most likely: a glance is cheaper than a claim
-        seen = self._seen_due is not None and self._seen_due <= now
-        if popped or rung or wanted or seen or self._pool.hungry:
-            self._claim_due(now, look=rung or look)
-        more = self._refill(now)
-        return 0.0 if more or len(popped) == PAGE else self._wait()
-
-    def _ask_for_ours(self) -> None:
-        """From the first job of a stranger on the wheel holds our own jobs only."""
-        if self._asks_for_ours:
-            return
-        self._asks_for_ours = True
-        self._wheel = TimingWheel(self._clock.now())
-        self._loaded_until = float("-inf")
-        self._seen_due = None
+        self._reservations.count()
+        met = self._foreign_tasks.met
+        if met and self._knows_all_tasks:
+            self._knows_all_tasks = False
+            self._future.forget()  # from now on it holds our own jobs only
+        due = self._future.take(now)
+        if rung or any(job_id == NEXT for _, job_id in due):
+            self._look_at = float("-inf")
+        # Who met foreign jobs hears rings for them too, and a look costs nobody the store's lock.
+        claims = bool(due) or wanted or self._pool.hungry or (rung and not met)
+        looks = self._clock.monotonic() >= self._look_at
+        if looks and not claims:
+            claims = looks = self._look(now)  # idle, most likely: a look is cheaper than a claim
+        if claims:
+            self._claim_due(now)
+            # What was due is taken, so what the store names lies in the future, or came meanwhile.
+            if looks and self._is_idle and self._look(now):
+                self._rung = True
+        more = self._future.refill(now)
+        return 0.0 if more or len(due) == PAGE else self._wait()
 
     def ring(self) -> None:
-        """Somebody enqueued something: look into the store now."""
+        """Somebody stored something: look into the store now."""
         self._rung = True
         self._wake()
 
     # --- claiming ------------------------------------------------------------------------------
 
-    def _claim_due(self, now: float, *, look: bool) -> None:
+    def _claim_due(self, now: float) -> None:
         pool = self._pool
-        while True:
-            if self._recorder.is_full:
-                return
+        while not self._recorder.is_full:
             places = pool.reserve(CLAIM_LIMIT)
             if not places:
                 pool.hungry = True
                 # Once more: a worker that ended between the two lines saw nobody to wake.
                 places = pool.reserve(CLAIM_LIMIT)
                 if not places:
-                    break
+                    return
             # Cleared before the claim and never after it: a job that is stored from now on may not be
             # seen by it, and whoever stores it sets the flag.
             pool.hungry = False
@@ -151,22 +152,17 @@ class Dispatcher:
                 )
             finally:
                 since = self._clock.monotonic()
-                self._give(
-                    places, [HeldClaim(claim, None, since, claim.leased_at) for claim in claims or ()]
-                )
+                held = [HeldClaim(claim, None, since, claim.leased_at) for claim in claims or ()]
+                self._give(places, held)
                 if claims is None or len(claims) == places:
                     pool.hungry = True
             if len(claims) < places:
-                break
-        if not pool.hungry and (look or self._seen_due is not None):
-            # Everything due is taken, so whatever the store names now lies in the future.
-            self._look()
+                return
 
-    def _look(self) -> None:
-        self._seen_due = self._backend.next_due(
-            self._queues, owner=self._owner, tasks=self._foreign_tasks.tasks
-        )
+    def _look(self, now: float) -> bool:
+        is_due = self._future.look(now)
         self._look_at = self._clock.monotonic() + SAFETY
+        return is_due
 
     def _give(self, places: int, items: Sequence[HeldClaim]) -> None:
         for held in items:
@@ -188,20 +184,6 @@ class Dispatcher:
             self.release(withdrawn)
             self._pool.stop_prefetching()  # after their places came back, which go with it
 
-    def _count_places(self) -> None:
-        """Compare the places that are taken with what takes them, once a second."""
-        moment = self._clock.monotonic()
-        if moment < self._count_at:
-            return
-        self._count_at = moment + SAFETY
-        known = self._claims.places
-        for reserved in self._reserved.copy():
-            if moment - reserved.asked_at > self._reserved_for:
-                self._reserved.discard(reserved)  # its thread was cut off: no enqueue takes so long
-            else:
-                known += reserved.slots
-        self._pool.settle(known)
-
     def release(self, claims: Sequence[Claim]) -> None:
         """Give claims back that were withdrawn before they began."""
         now = self._clock.now()
@@ -209,49 +191,36 @@ class Dispatcher:
         self._pool.give_back(len(claims))
         self._pool.hungry = True  # if nobody else takes them, our next free worker does
 
-    # --- when to look --------------------------------------------------------------------------
-
-    def _refill(self, now: float) -> bool:
-        """Page the near future into the wheel; True if there is more to read."""
-        until = now + self._horizon
-        if self._loaded_until >= now + self._horizon / 2 or len(self._wheel) >= WHEEL_LIMIT:
-            return False
-        after = max(self._loaded_until, now)
-        page = self._backend.upcoming(
-            self._queues, after=after, until=until, limit=PAGE, tasks=self._foreign_tasks.tasks
-        )
-        for due, job_id in page:
-            self._wheel.add(job_id, due)
-        self._loaded_until = page[-1][0] if len(page) >= PAGE else until
-        return len(page) >= PAGE
-
-    def _take_expected(self) -> None:
-        for _ in range(len(self._expected)):
-            job_id, run_at = self._expected.popleft()
-            if run_at <= self._loaded_until:  # later ones come with their page
-                self._wheel.add(job_id, run_at)
+    # --- when to turn again --------------------------------------------------------------------
 
     def _wait(self) -> float:
-        unstarted = self._claims.oldest_unstarted()
+        """Seconds until the next turn."""
+        now, monotonic = self._clock.now(), self._clock.monotonic()
         wait = SAFETY
-        claims = not (self._pool.hungry or self._recorder.is_full)
-        if claims:
-            # Until the next look and no sooner: it would be put off by a whole turn.
-            wait = self._look_at - self._clock.monotonic()
-        self._take_expected()
-        due = self._wheel.next_due()
-        moment = self._clock.now() + wait
-        if due is not None:
-            moment = min(moment, due)
-        if self._seen_due is not None and claims:
-            moment = min(moment, self._seen_due)
-        self._sleeps_until = [moment]
-        if self._expected:
-            return 0.0  # it came between, and may have been compared with the sleep before
-        wait = min(wait, moment - self._clock.now())
+        if self._is_idle:
+            wait = 0.0 if self._rung else self._look_at - monotonic
+        unstarted = self._claims.oldest_unstarted()
         if unstarted is not None:
-            wait = min(wait, unstarted + UNSTARTED_LIMIT - self._clock.monotonic())
+            wait = min(wait, unstarted + UNSTARTED_LIMIT - monotonic)
+        due = self._future.next_due()
+        if due is not None:
+            wait = min(wait, due - now)
+        self._sleeps_until = [now + wait]
+        if self._future.is_behind:
+            return 0.0  # it came between, and may have been compared with the sleep before
         return max(wait, 0.0)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether more jobs could be taken: else a look into the store is of no use."""
+        return not (self._pool.hungry or self._recorder.is_full)
+
+    def _turn_by(self, moment: float) -> None:
+        """Wake the dispatcher if it sleeps for longer. From any thread, after what it is to see."""
+        sleep = self._sleeps_until
+        if moment < sleep[0]:
+            self._wake()
+            sleep[0] = moment  # of this sleep only: the next one is for its own turn to say
 
     # --- the Runner of this process ------------------------------------------------------------
 
@@ -259,46 +228,37 @@ class Dispatcher:
         """Places for jobs that are being enqueued, or ``None``."""
         if not self.accepting or self._pool.hungry or self._recorder.is_full:
             return None
-        places = self._pool.reserve(jobs)
-        if not places:
-            return None
-        reserved = ClaimFor(self._owner, self._lease, places, self._clock.monotonic())
-        self._reserved.add(reserved)
-        return reserved
+        return self._reservations.begin(self._owner, self._lease, jobs)
 
     def hand_over(self, reserved: ClaimFor, claims: Sequence[tuple[Claim, Struct | None]]) -> None:
         """Run what was claimed while it was enqueued; unused places are free again."""
         since = self._clock.monotonic()
-        self._reserved.discard(reserved)
+        self._reservations.end(reserved)
         held = [HeldClaim(claim, values, since, claim.leased_at) for claim, values in claims]
         self._give(reserved.slots, held)
+        if held and self._pool.busy > self._pool.size:  # perhaps it waits behind a long job
+            self._turn_by(self._clock.now() + UNSTARTED_LIMIT)
 
     def expect(self, jobs: Sequence[tuple[str, float]]) -> None:
         """Jobs (id, due moment) were stored and wait: turn now, or when they are due."""
-        if not jobs:
-            return
         now = self._clock.now()
-        due_now = False
         earliest = float("inf")
-        for job in jobs:
-            if job[1] <= now:
+        due_now = False
+        for job_id, run_at in jobs:
+            if run_at <= now:
                 due_now = True
             else:
-                self._expected.append(job)
-                earliest = min(earliest, job[1])
+                self._future.expect(job_id, run_at)
+                earliest = min(earliest, run_at)
         if due_now:
             self.expect_now()
-        # In this order: a turn sets its sleep and then looks who is expected.
-        sleep = self._sleeps_until
-        if earliest < sleep[0]:
-            self._wake()
-            sleep[0] = earliest  # of this sleep only: the next one is for its own turn to say
+        self._turn_by(earliest)
 
     def expect_now(self) -> None:
         """A job was stored that is due and waits: turn as soon as there is a place for it."""
         pool = self._pool
         if pool.hungry:
-            return  # a claim that is to begin finds it, or whose place comes back next wakes us
+            return  # a claim that is about to start will find it, or the next free place wakes us
         self._wanted = True
         if pool.busy >= pool.places:
             # In this order: a worker that ends between the two lines sees the flag and wakes us.

@@ -31,13 +31,14 @@ from ..config import Settings
 from ..errors import BackendError
 from ..job import Outcome, ProcessRecord, Verb
 from ..task import TaskRegistry
-from .dispatcher import SAFETY, Dispatcher
+from .dispatcher import Dispatcher
 from .executor import Executor
 from .foreign_tasks import ForeignTasks
 from .held import HeldClaims
 from .identity import describe
 from .loop import Loop
 from .maintenance import Maintenance
+from .near_future import SAFETY
 from .recorder import Recorder
 from .renewer import Renewer
 from .signal_sender import SignalSender

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from flask_delayq.job import StoredState
-from flask_delayq.runtime.dispatcher import SAFETY, UNSTARTED_LIMIT
+from flask_delayq.runtime import near_future
+from flask_delayq.runtime.dispatcher import UNSTARTED_LIMIT
+from flask_delayq.runtime.near_future import SAFETY, NearFuture
 from flask_delayq.runtime.pool import COUNTS
 from flask_delayq.runtime.wheel import TimingWheel
 from runtime_parts import Parts
@@ -224,7 +228,7 @@ def test_many_far_jobs_are_read_page_by_page(parts: Parts) -> None:
     while fresh.turn() == 0.0:
         pages += 1
     assert pages >= 2
-    assert len(fresh.dispatcher._wheel) == 9000
+    assert len(fresh.dispatcher._future) == 9000
 
 
 # --- code that comes in the middle: finalizers, signal handlers, exceptions from outside --------------
@@ -362,3 +366,127 @@ def test_a_claim_may_begin_after_a_long_wait_for_the_store_and_not_after_one_on_
     young = parts.clock.monotonic() - parts.settings.lease / 6
     run = parts.executor.start(held.claim)
     assert parts.claims.begin(held, run, 1, young) is (waits == "before")
+
+
+# --- what it asks of the store ----------------------------------------------------------------------
+
+
+QUESTIONS = ("claim", "next_due", "upcoming")
+
+
+@pytest.fixture
+def asked(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often the store was asked, by verb, since the first turn."""
+    parts.turn()
+    counts: Counter[str] = Counter()
+
+    def counting(verb: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def count_and_call(*args: Any, **kwargs: Any) -> Any:
+            counts[verb] += 1
+            return call(*args, **kwargs)
+
+        return count_and_call
+
+    for verb in QUESTIONS:
+        monkeypatch.setattr(parts.backend, verb, counting(verb, getattr(parts.backend, verb)))
+    return counts
+
+
+def run_until(parts: Parts, moment: float) -> list[str]:
+    """Turn whenever the dispatcher wants to, until a moment."""
+    ran: list[str] = []
+    wait = parts.turn()
+    while parts.clock.now() + wait <= moment:
+        parts.clock.advance(wait)
+        wait = parts.turn()
+        ran += parts.run_all()
+    parts.clock.advance(max(0.0, moment - parts.clock.now()))
+    return ran
+
+
+def test_a_delayed_job_of_this_process_costs_one_claim(parts: Parts, asked: Counter[str]) -> None:
+    parts.client.runner = parts.dispatcher
+    start, task = parts.clock.now(), parts.task()
+    jobs = [task.enqueue_in(n * 0.05 + 0.01) for n in range(200)]
+    assert run_until(parts, start + 10.001) == [job.id for job in jobs]
+    assert asked["claim"] == 200
+    assert asked["upcoming"] == 0
+    assert asked["next_due"] <= 10, "once a second, whatever happens"
+
+
+def test_jobs_read_from_the_store_cost_one_claim_each(parts: Parts) -> None:
+    start, task = parts.clock.now(), parts.task()
+    jobs = [task.enqueue_in(n * 0.05 + 0.01) for n in range(200)]  # no runner: before it began
+    calls = []
+    claim, next_due = parts.backend.claim, parts.backend.next_due
+    parts.backend.claim = lambda *a, **k: calls.append("claim") or claim(*a, **k)
+    parts.backend.next_due = lambda *a, **k: calls.append("look") or next_due(*a, **k)
+    assert run_until(parts, start + 10.001) == [job.id for job in jobs]
+    assert calls.count("claim") == 200
+    assert calls.count("look") <= 11
+
+
+def test_an_idle_process_looks_once_a_second(parts: Parts, asked: Counter[str]) -> None:
+    parts.client.runner = parts.dispatcher
+    parts.task().enqueue_in(1000)
+    run_until(parts, parts.clock.now() + 60)
+    assert asked["next_due"] <= 61
+    assert asked["claim"] == asked["upcoming"] == 0
+
+
+def test_delayed_jobs_of_another_process_run_on_time(parts: Parts) -> None:
+    """They are not in the wheel; it is told of them by the store, one after the other."""
+    parts.turn()
+    start, task = parts.clock.now(), parts.task()
+    jobs = [task.enqueue_in(n * 0.05 + 0.01) for n in range(100)]
+    parts.dispatcher.ring()
+    late = []
+    wait = parts.turn()
+    for n, job in enumerate(jobs):
+        while not (ran := parts.run_all()):
+            parts.clock.advance(wait)
+            wait = parts.turn()
+        assert ran == [job.id]
+        late.append(parts.clock.now() - (start + n * 0.05 + 0.01))
+        wait = parts.turn()
+    assert max(late) < 0.001
+
+
+def test_what_is_expected_has_a_bound_and_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(near_future, "EXPECTED_LIMIT", 30)
+    parts = Parts()
+    parts.client.runner = parts.dispatcher
+    parts.turn()
+    start, task = parts.clock.now(), parts.task()
+    jobs = [task.enqueue_in(0.01 * n + 5) for n in range(100)]
+    assert len(parts.dispatcher._future._expected) == 30
+    assert sorted(run_until(parts, start + 10)) == sorted(job.id for job in jobs)
+
+
+def test_the_wheel_has_a_bound_and_every_job_runs_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_future, "WHEEL_LIMIT", 50)
+    parts = Parts()
+    parts.client.runner = parts.dispatcher
+    parts.turn()
+    start, task = parts.clock.now(), parts.task()
+    jobs = [task.enqueue_in(5 + n * 0.02) for n in range(400)]
+    parts.turn()
+    future: NearFuture = parts.dispatcher._future
+    assert len(future) <= 51
+    assert run_until(parts, start + 14) == [job.id for job in jobs]
+
+
+def test_a_job_handed_over_behind_a_long_one_lets_the_dispatcher_turn_in_time(parts: Parts) -> None:
+    parts.client.runner = parts.dispatcher
+    parts.turn()
+    for _ in range(16):
+        parts.pool.account(0.0001)  # short jobs were seen, so places are there for some that wait
+    task = parts.task()
+    for _ in range(parts.pool.size):
+        task.enqueue()
+    woken = parts.woken
+    task.enqueue()
+    assert parts.woken == woken + 1
+    assert parts.turn() <= UNSTARTED_LIMIT + 1e-6

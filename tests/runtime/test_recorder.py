@@ -9,9 +9,9 @@ import pytest
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.job import Claim, Outcome, StoredState, Verb
 from flask_delayq.runtime import recorder
-from flask_delayq.runtime.dispatcher import SAFETY
 from flask_delayq.runtime.ended import Ended
 from flask_delayq.runtime.held import HeldClaim
+from flask_delayq.runtime.near_future import SAFETY
 from flask_delayq.runtime.recorder import PAUSE, SMALL
 from flask_delayq.testing.faults import Fault, FaultyBackend
 from runtime_parts import Parts

@@ -1,0 +1,132 @@
+"""When the next job is due, as far as this process knows: the wheel, and how it is filled.
+Knows the store's questions about due moments; claims nothing and decides nothing.
+
+The wheel is filled from three sources, so that a delayed job costs the store its claim and no question:
+
+    jobs that this process stores      ``expect``, from any thread
+    jobs stored before it began        ``refill``, page by page, half an hour at least ahead
+    jobs that other processes store    ``look``, once a second and after each ring: the store's next due
+                                       moment, under the key ``NEXT``, if the wheel has none so early
+
+What none of them tells is found by the next ``look``: it is late by :data:`SAFETY` at most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+
+from ..backends.base import Backend
+from ..clock import Clock
+from .foreign_tasks import ForeignTasks
+from .wheel import TimingWheel
+
+SAFETY = 1.0
+"""Seconds between two looks into the store whatever the wheel says: what a lost ring, a clock step or a
+process that died after enqueueing can cost at most."""
+
+PAGE = 2000
+"""Jobs read into the wheel in one step."""
+
+WHEEL_LIMIT = 200_000
+"""Jobs in the wheel at most; beyond it the horizon is shorter than configured."""
+
+EXPECTED_LIMIT = WHEEL_LIMIT
+"""Jobs on their way into the wheel at most, should the dispatcher stand still; the oldest are left to
+``look``."""
+
+NEXT = ""
+"""In place of a job's id: what the store names as its next due moment."""
+
+
+class NearFuture:
+    """The due moments of the next hour or so. All but :meth:`expect` is for one thread.
+
+    :param queues: the queues that are served, ``None``: all.
+    :param horizon: seconds that it is filled ahead.
+    :param foreign_tasks: which tasks to ask the store for.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        owner: str,
+        *,
+        queues: Sequence[str] | None,
+        horizon: float,
+        foreign_tasks: ForeignTasks,
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._owner = owner
+        self._queues = queues
+        self._horizon = horizon
+        self._foreign_tasks = foreign_tasks
+        # Who enqueues takes no lock here: it may be a finalizer, which runs in the middle of whatever
+        # its thread does.
+        self._expected: deque[tuple[str, float]] = deque(maxlen=EXPECTED_LIMIT)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin with an empty wheel, to be filled anew."""
+        self._wheel = TimingWheel(self._clock.now())
+        self._loaded_until = -math.inf  # the wheel has what was stored by then and is due by then
+
+    def __len__(self) -> int:
+        return len(self._wheel)
+
+    def expect(self, job_id: str, run_at: float) -> None:
+        """A job was stored that is due at ``run_at`` (wall time). From any thread."""
+        self._expected.append((job_id, run_at))
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether jobs are on their way into the wheel."""
+        return bool(self._expected)
+
+    def take(self, now: float) -> list[tuple[float, str]]:
+        """Take out what is due at ``now``, at most :data:`PAGE` entries: (due, id)."""
+        self._take_expected()
+        return self._wheel.advance(now, PAGE)
+
+    def next_due(self) -> float | None:
+        """The earliest moment known; ``None``: none."""
+        self._take_expected()
+        return self._wheel.next_due()
+
+    def _take_expected(self) -> None:
+        for _ in range(len(self._expected)):
+            job_id, run_at = self._expected.popleft()
+            if run_at > self._loaded_until:
+                continue  # it comes with its page
+            if len(self._wheel) < WHEEL_LIMIT:
+                self._wheel.add(job_id, run_at)
+            else:
+                self._loaded_until = math.nextafter(run_at, -math.inf)
+
+    def look(self, now: float) -> bool:
+        """Ask the store for its next due moment; True if something is due now."""
+        due = self._backend.next_due(self._queues, owner=self._owner, tasks=self._foreign_tasks.tasks)
+        self._wheel.cancel(NEXT)
+        if due is None or due <= now:
+            return due is not None
+        known = self.next_due()
+        # Later than the next look it need not be known.
+        if due <= now + SAFETY and (known is None or due < known):
+            self._wheel.add(NEXT, due)
+        return False
+
+    def refill(self, now: float) -> bool:
+        """Read a page into the wheel once half of the horizon is used up; True if there are more."""
+        until = now + self._horizon
+        if self._loaded_until >= now + self._horizon / 2 or len(self._wheel) >= WHEEL_LIMIT:
+            return False
+        after = max(self._loaded_until, now)
+        tasks = self._foreign_tasks.tasks
+        page = self._backend.upcoming(self._queues, after=after, until=until, limit=PAGE, tasks=tasks)
+        for due, job_id in page:
+            self._wheel.add(job_id, due)
+        self._loaded_until = page[-1][0] if len(page) >= PAGE else until
+        return len(page) >= PAGE

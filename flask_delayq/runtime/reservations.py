@@ -1,0 +1,58 @@
+"""Places that threads which enqueue have reserved, and the count of all places that are taken.
+Knows the pool and the held claims as numbers; runs nothing."""
+
+from __future__ import annotations
+
+from ..clock import Clock
+from ..job import ClaimFor
+from .held import HeldClaim, HeldClaims
+from .pool import WorkerPool
+
+COUNT_EVERY = 1.0
+"""Seconds between two counts."""
+
+
+class Reservations:
+    """Which reservations are under way. Each step is one operation on a set: a finalizer may take one in
+    the middle of another.
+
+    :param longest: seconds after which a reservation is void: its thread was cut off by an exception.
+    """
+
+    def __init__(
+        self, pool: WorkerPool[HeldClaim], claims: HeldClaims, clock: Clock, longest: float
+    ) -> None:
+        self._pool = pool
+        self._claims = claims
+        self._clock = clock
+        self._longest = longest
+        self._under_way: set[ClaimFor] = set()
+        self._count_at = float("-inf")  # monotonic
+
+    def begin(self, owner: str, lease: float, jobs: int) -> ClaimFor | None:
+        """Reserve places for up to so many jobs; ``None`` if none is free."""
+        places = self._pool.reserve(jobs)
+        if not places:
+            return None
+        reserved = ClaimFor(owner, lease, places, self._clock.monotonic())
+        self._under_way.add(reserved)
+        return reserved
+
+    def end(self, reserved: ClaimFor) -> None:
+        """Its places are used or given back by now."""
+        self._under_way.discard(reserved)
+
+    def count(self) -> None:
+        """Compare the places that are taken with what takes them, once a second, and make good for those
+        that were lost."""
+        moment = self._clock.monotonic()
+        if moment < self._count_at:
+            return
+        self._count_at = moment + COUNT_EVERY
+        known = self._claims.places
+        for reserved in self._under_way.copy():
+            if moment - reserved.asked_at > self._longest:
+                self._under_way.discard(reserved)
+            else:
+                known += reserved.slots
+        self._pool.settle(known)
