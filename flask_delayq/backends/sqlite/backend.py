@@ -71,11 +71,16 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         self._clock = clock
         boot = boot_id()
         self._notes_clock = boot.startswith(UNKNOWN_BOOT)
-        self._store = Store(
-            path, given=given, synchronous=synchronous == "FULL", boot=boot, clock=clock.monotonic
-        )
         self._signs = SignsOfLife(f"{path}.live", path)
-        self._marks = Marks(f"{path}.live", path, boot)
+        self._store = Store(
+            path,
+            given=given,
+            synchronous=synchronous == "FULL",
+            boot=boot,
+            clock=clock.monotonic,
+            lives=self._signs.alive,
+        )
+        self._marks = Marks(f"{path}.live", path, boot, self._signs.alive)
         self._bells = Bells(f"{path}.live", path)
         self._leftovers = Leftovers(f"{path}.live", path, self._signs)
         self._checkpoints = Checkpoints(self._store)

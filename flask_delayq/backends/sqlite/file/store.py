@@ -43,6 +43,7 @@ class Store:
     :param synchronous: whether commits that say so are flushed to the disk.
     :param boot: identifies this boot of the host.
     :param clock: tells the present on the leases' clock.
+    :param lives: whether an owner shows a sign of life.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Store:
         synchronous: bool,
         boot: str,
         clock: Callable[[], float],
+        lives: Callable[[str], bool | None],
         given: str | None = None,
     ) -> None:
         self.file = StoreFile(path, given or path)
@@ -70,6 +72,7 @@ class Store:
         self.flushes = synchronous
         self._boot = boot
         self._clock = clock
+        self._lives = lives
         self._write: Sql | None = None
         self._checked_at = 0.0
         self._ticket: Request | None = None
@@ -196,7 +199,7 @@ class Store:
             raise self._inherited()
         sql, identity = self._connect(deadline)
         try:
-            schema.ensure(sql, self.file.path, self._boot, self._clock())
+            schema.ensure(sql, self.file.path, self._boot, self._clock(), self._lives)
             self.headroom.watch(sql)
             self.file.remember(identity)
             self.file.verify()
