@@ -16,6 +16,9 @@ _log = logging.getLogger(__name__)
 LONGEST_PAUSE = 5.0
 """Seconds at most between two tries of a turn that fails."""
 
+HURRIED_PAUSE = 0.25
+"""The same once somebody waits for it."""
+
 REMIND_EVERY = 60.0
 """Seconds between two log lines about turns that fail the same way, whether or not some end well."""
 
@@ -61,6 +64,12 @@ class Loop:
             with suppress(RuntimeError):  # somebody else was first
                 self._bell.release()
 
+    def hurry(self) -> None:
+        """Somebody waits for what it does: pause no longer than :data:`HURRIED_PAUSE` after a failure, from
+        now on, the pause under way included."""
+        self._longest_pause = min(self._longest_pause, HURRIED_PAUSE)
+        self.wake()
+
     def stop(self) -> None:
         """End the loop after the turn under way."""
         self._stopping = True
@@ -79,10 +88,11 @@ class Loop:
                 self._bell.acquire(timeout=-1 if pause is None else max(pause, 0.0))
                 continue
             # While turns fail, being asked for does not bring the store back sooner.
-            until = self._clock.monotonic() + pause
-            while self._bell.acquire(timeout=max(until - self._clock.monotonic(), 0.0)):
+            began = self._clock.monotonic()
+            while self._bell.acquire(timeout=max(began + pause - self._clock.monotonic(), 0.0)):
                 if self._stopping:
                     break
+                pause = min(pause, self._longest_pause)  # it may have become shorter
 
     def _one_turn(self) -> float | None:
         try:

@@ -222,6 +222,7 @@ class Supervisor:
     def _stop(self, timeout: float) -> None:
         deadline = self._clock.monotonic() + timeout
         end = deadline + TIDYING
+        self._recording.hurry()  # what it cannot write is tried again in time for this stop
         # Order: nothing unstarted is left by now; then the running ones, then their outcomes.
         self.pool.stop()
         for loop in (self._dispatching, self._maintaining, self._listening):

@@ -290,6 +290,20 @@ def test_a_stop_says_that_outcomes_could_not_be_written(delayq: DelayQ) -> None:
     wait_until(lambda: delayq.state.supervisor is None, what="it is written, and all has ended")
 
 
+def test_a_stop_writes_what_could_not_be_written_before_if_the_store_is_back(delayq: DelayQ) -> None:
+    """Also in the middle of the pause that follows many failures."""
+    faulty = install(delayq, *(Fault("record", n) for n in range(1, 999)))
+    delayq.start()
+    runtime = delayq.state.supervisor
+    wait_until(lambda: runtime.dispatcher.accepting, what="it is ready")
+    runtime._recording._failures = 8  # as after half a minute: it pauses for 5 s
+    job = delayq.task(name="t", on_crash="fail")(lambda: 5).enqueue()
+    wait_until(lambda: runtime._recording.failing, what="it pauses")
+    faulty.faults.clear()
+    assert delayq.stop(1) is True
+    assert job.refresh().state is JobState.COMPLETED
+
+
 def test_whatever_a_turn_raises_its_loop_goes_on(delayq: DelayQ) -> None:
     faulty = install(delayq, *(Fault("rescue", n, action=leave) for n in range(1, 4)))
     delayq.start()
