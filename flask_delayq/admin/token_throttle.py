@@ -105,14 +105,24 @@ def whence(request: Request) -> str:
     if peer is not None and not peer.is_private:
         return str(peer)
     near = str(peer) if peer is not None else (request.remote_addr or "a socket")
-    hop = _network(request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip())
+    hop = _network(_without_port(request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()))
     return near if hop is None else f"{hop} by way of {near}"
 
 
+def _without_port(text: str) -> str:
+    """An address as some proxies write it: ``203.0.113.9:50122``, ``[2001:db8::1]:50122``."""
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0] if text.count(":") == 1 else text
+
+
 def _network(text: str) -> IPv4Address | IPv6Address | None:
-    """An address as people are told apart by it: the first of its /64 network, which one person has."""
+    """An address as people are told apart by it: of IPv6 the first of its /64 network, which one person
+    has; an IPv4 address that a server for both writes as one of IPv6 is one of IPv4."""
     try:
         found = ip_address(text)
     except ValueError:
         return None
-    return found if found.version == 4 else IPv6Address(int(found) >> 64 << 64)
+    if isinstance(found, IPv4Address):
+        return found
+    return found.ipv4_mapped or IPv6Address(int(found) >> 64 << 64)

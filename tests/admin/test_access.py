@@ -450,6 +450,37 @@ def test_a_network_of_addresses_is_one_and_a_proxy_is_not() -> None:
     assert guess(client, "8.8.8.8", **{"X-Forwarded-For": "9.9.9.9"}) == 429
 
 
+def test_where_a_server_takes_both_kinds_of_addresses_each_is_one() -> None:
+    app, _ = make_app(FakeClock(), admin_token=TOKEN)
+    client = app.test_client()
+    assert [guess(client, "::ffff:8.8.8.8") for _ in range(BURST + 1)][-2:] == [403, 429]
+    assert guess(client, "::ffff:9.9.9.9", TOKEN) == 200
+    assert guess(client, "8.8.8.8", TOKEN) == 429, "the same one, written otherwise"
+    # A proxy on the same network is one as well, and a public peer is still none.
+    through = {"X-Forwarded-For": "::ffff:192.0.2.1"}
+    assert [guess(client, "::ffff:10.0.0.4", **through) for _ in range(BURST + 1)][-1] == 429
+    assert guess(client, "::ffff:10.0.0.4", TOKEN, **{"X-Forwarded-For": "192.0.2.2"}) == 200
+    assert guess(client, "::ffff:8.8.8.8", TOKEN, **through) == 429
+
+
+@pytest.mark.parametrize(
+    "hop, other",
+    [
+        ("203.0.113.9:50122", "198.51.100.7:40000"),
+        ("[2001:db8:1:2::3]:50122", "[2001:db8:1:3::3]:50122"),
+        ("[2001:db8:1:2::3]", "2001:db8:1:3::3"),
+    ],
+)
+def test_a_proxy_that_writes_the_port_keeps_people_apart(hop: str, other: str) -> None:
+    app, _ = make_app(FakeClock(), admin_token=TOKEN)
+    client = app.test_client()
+    for _ in range(BURST):
+        assert guess(client, "10.0.0.4", **{"X-Forwarded-For": f"192.0.2.1, {hop}"}) == 403
+    without_port = hop.strip("[]").partition("]")[0] if "[" in hop else hop.partition(":")[0]
+    assert guess(client, "10.0.0.4", TOKEN, **{"X-Forwarded-For": without_port}) == 429
+    assert guess(client, "10.0.0.4", TOKEN, **{"X-Forwarded-For": other}) == 200
+
+
 def test_health_is_no_way_around_and_goes_on() -> None:
     app, _ = make_app(FakeClock(), admin_token=TOKEN)
     client = app.test_client()
