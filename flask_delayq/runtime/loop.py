@@ -4,10 +4,9 @@ Knows no job and no store; the supervisor gives it a thread."""
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 
+from ..bell import Bell
 from ..clock import Clock
 from ..errors import BackendError
 
@@ -47,11 +46,7 @@ class Loop:
         self._turn = turn
         self._clock = clock
         self._longest_pause = longest_pause
-        # Locked until somebody wakes us. One lock and nothing beside it: an exception thrown into a
-        # thread that wakes us cannot leave two things that contradict each other, and a finalizer that
-        # runs in the middle may wake us, too.
-        self._bell = threading.Lock()
-        self._bell.acquire()
+        self._bell = Bell()
         self._stopping = False
         self._failures = 0
         self._logged = ""
@@ -60,13 +55,11 @@ class Loop:
 
     def wake(self) -> None:
         """Let the next turn begin now."""
-        if self._bell.locked():
-            with suppress(RuntimeError):  # somebody else was first
-                self._bell.release()
+        self._bell.ring()
 
     def hurry(self) -> None:
-        """Somebody waits for what it does: pause no longer than :data:`HURRIED_PAUSE` after a failure, from
-        now on, the pause under way included."""
+        """Somebody waits for what it does: from now on pause at most :data:`HURRIED_PAUSE` after a
+        failure, the pause under way included."""
         self._longest_pause = min(self._longest_pause, HURRIED_PAUSE)
         self.wake()
 
@@ -85,11 +78,11 @@ class Loop:
         while not self._stopping:
             pause = self._one_turn()
             if pause is None or not self._failures:
-                self._bell.acquire(timeout=-1 if pause is None else max(pause, 0.0))
+                self._bell.wait(pause)
                 continue
             # While turns fail, being asked for does not bring the store back sooner.
             began = self._clock.monotonic()
-            while self._bell.acquire(timeout=max(began + pause - self._clock.monotonic(), 0.0)):
+            while self._bell.wait(began + pause - self._clock.monotonic()):
                 if self._stopping:
                     break
                 pause = min(pause, self._longest_pause)  # it may have become shorter

@@ -278,15 +278,17 @@ def test_a_finalizer_that_runs_inside_it_may_wake_it() -> None:
     loop = Loop("it", turns, FakeClock())
     bell = loop._bell
 
+    lock = bell._lock
+
     class Interrupted:
-        acquire, release = bell.acquire, bell.release
+        acquire, release = lock.acquire, lock.release
 
         def locked(self) -> bool:
-            loop._bell = bell
+            bell._lock = lock
             loop.wake()
             return True
 
-    loop._bell = Interrupted()  # type: ignore[assignment]
+    bell._lock = Interrupted()  # type: ignore[assignment]
     loop.wake()
     with running(loop):
         turns.reach(2)

@@ -250,9 +250,9 @@ def kill(thread: threading.Thread) -> None:
     bell = loop._bell
 
     class Once:
-        locked, release = bell.locked, bell.release
+        ring = bell.ring
 
-        def acquire(self, **_options: float) -> None:
+        def wait(self, timeout: float | None) -> bool:
             loop._bell = bell
             raise Killed
 
