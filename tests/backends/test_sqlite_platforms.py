@@ -203,7 +203,8 @@ faults.Fault("claim", action="kill").action()
 
 def test_without_what_only_posix_systems_have_jobs_run(tmp_path):
     ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_POSIX, tmp_path / "instance"],
+        # -u: what stands in a buffer when the process is killed is lost.
+        [sys.executable, "-u", "-c", WITHOUT_POSIX, tmp_path / "instance"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
