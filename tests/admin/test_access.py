@@ -119,7 +119,10 @@ def test_a_token_goes_before_the_function() -> None:
 
 def test_a_foreign_bearer_token_is_left_to_the_function() -> None:
     request = made(bearer("somebody-elses-jwt"))
-    assert decided(request, tokens=DIGESTS, function=lambda action: True).via == "function"
+    found = decided(request, tokens=DIGESTS, function=lambda action: True)
+    assert found == Access(True, "function", wrong_token=True)
+    found = decided(request, tokens=DIGESTS, function=lambda action: True, pause=1.0)
+    assert found == Access(True, "function"), "it was not looked at"
 
 
 def test_local_debugging_is_open_and_only_that() -> None:
@@ -491,12 +494,40 @@ def test_health_is_no_way_around_and_goes_on() -> None:
     assert guess(client, "127.0.0.1", TOKEN) == 429
 
 
-def test_tokens_of_somebody_else_are_no_guesses_where_the_function_opens() -> None:
+def test_tokens_of_somebody_else_are_no_guesses_where_the_function_opens(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    peer = {"REMOTE_ADDR": "203.0.113.9"}
     app, delayq = make_app(FakeClock(), admin_token=TOKEN)
     delayq.admin_access(lambda action: action == "read")
     client = app.test_client()
     assert {guess(client, "203.0.113.9", "a-jwt") for _ in range(BURST + 5)} == {200}
     assert guess(client, "203.0.113.9", TOKEN) == 200
+    threads = client.get("/delayq/threads", headers=bearer(TOKEN), environ_overrides=peer)
+    assert threads.status_code == 200, "the token is looked at"
+    assert caplog.records == []
+
+
+def test_guesses_are_slowed_also_where_the_function_opens(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    app, delayq = make_app(clock, admin_token=TOKEN)
+    delayq.admin_access(lambda action: action == "produce")
+
+    @delayq.task(name="internal")
+    def internal() -> None: ...
+
+    def sees_all(token: str) -> bool:
+        found = app.test_client().get("/delayq/produce", headers=bearer(token))
+        assert found.status_code == 200
+        return "internal" in found.text
+
+    assert sees_all(TOKEN)
+    for number in range(BURST):
+        assert not sees_all(f"guess-{number}")
+    assert not sees_all(TOKEN), "is not looked at"
+    clock.advance(PAUSE)
+    assert sees_all(TOKEN)
+    assert caplog.records == []
 
 
 def test_what_is_remembered_of_wrong_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
