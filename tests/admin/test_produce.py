@@ -305,8 +305,14 @@ def test_a_full_queue(app: Flask) -> None:
     "error", [BackendUnavailableError("away", reason="locked"), EnqueueUncertainError(["j1"])]
 )
 def test_a_store_in_trouble(
-    app: Flask, delayq: DelayQ, monkeypatch: pytest.MonkeyPatch, error: Exception
+    app: Flask,
+    delayq: DelayQ,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
+    caplog.set_level("INFO", logger="flask_delayq.admin")
+
     def enqueue(*args: object, **kwargs: object) -> None:
         raise error
 
@@ -314,8 +320,12 @@ def test_a_store_in_trouble(
     found = post(app, {"task": "send", "args": ["a"]})
     refused(found, 503, type(error).__name__)
     assert int(found.headers["Retry-After"]) > 0
+    lines = [record.getMessage() for record in caplog.records]
     if isinstance(error, EnqueueUncertainError):
         assert found.json["error"]["job_ids"] == ["j1"]  # safe to repeat with
+        assert lines == ["produce send as j1, perhaps, by token from 127.0.0.1"]
+    else:
+        assert lines == []
 
 
 # --- without the token -----------------------------------------------------------------------------
