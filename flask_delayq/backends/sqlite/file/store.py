@@ -74,6 +74,7 @@ class Store:
         self._clock = clock
         self._lives = lives
         self._write: Sql | None = None
+        self._made: set[Callable[[Sql], None]] = set()
         self._checked_at = 0.0
         self._ticket: Request | None = None
         forking.watch(self)
@@ -125,6 +126,16 @@ class Store:
         if durable:
             self.last_error = None
         return result
+
+    def once(self, make: Callable[[Sql], None], timeout: float = TIMEOUT) -> float:
+        """Make what is made on demand, in a write of its own, which nothing that is refused later rolls
+        back; the seconds that are left of those given."""
+        if make in self._made:
+            return timeout
+        deadline = machine_time() + timeout
+        self.write(make, timeout=timeout)
+        self._made.add(make)
+        return max(0.0, deadline - machine_time())
 
     def _note(self, error: BackendUnavailableError) -> None:
         self.last_error = error
