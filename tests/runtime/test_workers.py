@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -148,6 +148,35 @@ def test_a_thread_that_is_given_the_ident_of_a_dead_one_ends_what_that_left() ->
     rig.recorder.turn(rig.clock.now())
     (record,) = rig.backend.list(JobQuery(), now=rig.clock.now())
     assert (record.stored, rig.ran) == (StoredState.FAILED, 0)
+
+
+def test_a_thread_that_begins_while_the_dead_are_counted_is_none_of_them() -> None:
+    """One replaces a dead thread while a stop settles what the dead have left."""
+    rig = Rig()
+    ident = threading.get_ident()
+
+    class Threads(list[threading.Thread]):
+        def __iter__(self) -> Iterator[threading.Thread]:
+            threads = list(super().__iter__())  # before it begins
+            held = rig.handed_over()
+            rig.claims.begin(held, rig.workers._executor.start(held.claim), ident)
+            return iter(threads)
+
+    rig.workers.pool._threads = Threads()
+    rig.workers.settle_dead()
+    assert rig.recorder.backlog == 0 and ident in rig.claims.working
+
+
+def test_a_worker_that_was_taken_for_dead_frees_no_place_twice() -> None:
+
+    class Settled(Rig):
+        def _run(self) -> int:
+            self.workers.settle_dead()  # of whose threads this is none
+            return super()._run()
+
+    rig = Settled()
+    rig.workers._work(rig.handed_over())
+    assert (rig.ran, rig.claims.working, rig.workers.pool.busy) == (1, {}, 0)
 
 
 class Marks:
