@@ -128,6 +128,7 @@ def on_debian(above: str, arguments: list[str]) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="delayq-debian-") as name:
         folder = Path(name)
+        folder.chmod(0o755)  # it becomes "/": closed to others, tests as another user reach no file
         log = PLACE / "debootstrap.log"
         with log.open("wb") as sink:
             command = ["debootstrap", "--variant=minbase", f"--include={DEBIAN_PACKAGES}", DEBIAN, name]

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from .backends.base import Backend, Inspectable
+from .bell import Bell
 from .clock import Clock, machine_time, to_seconds, to_timestamp
 from .config import Settings
 from .errors import (
@@ -78,7 +79,7 @@ class Client:
         self.sender = sender
         self.runner: Runner | None = None
         self.after_enqueue: Callable[[], None] | None = None
-        self._waiting: dict[str, list[threading.Event]] = {}
+        self._waiting: dict[str, list[Bell]] = {}
         self._waiting_lock = threading.RLock()
 
     # --- producing -----------------------------------------------------------------------------
@@ -314,8 +315,8 @@ class Client:
         if not self._waiting:
             return
         for job_id in job_ids:
-            for event in tuple(self._waiting.get(job_id, ())):  # the list changes meanwhile
-                event.set()
+            for bell in tuple(self._waiting.get(job_id, ())):  # the list changes meanwhile
+                bell.ring()
 
     def await_change(self, job_id: str, look: Callable[[], bool], timeout: float | None) -> bool:
         """Repeat ``look`` until it is true, at most ``timeout`` seconds.
@@ -323,9 +324,9 @@ class Client:
         Ends in this process wake it; those in other processes are found by looking, at first every few
         milliseconds, later twice a second.
         """
-        event = threading.Event()
+        bell = Bell()  # a signal handler in the middle of the wait may end the job
         with self._waiting_lock:
-            self._waiting.setdefault(job_id, []).append(event)
+            self._waiting.setdefault(job_id, []).append(bell)
         deadline = None if timeout is None else machine_time() + to_seconds(timeout, what="timeout")
         pause = 0.002
         try:
@@ -333,13 +334,12 @@ class Client:
                 left = pause if deadline is None else deadline - machine_time()
                 if left <= 0:
                     return False
-                event.wait(min(pause, left))
-                event.clear()
+                bell.wait(min(pause, left))
                 pause = min(pause * 1.5, 0.5)
             return True
         finally:
             with self._waiting_lock:
-                events = self._waiting[job_id]
-                events.remove(event)
-                if not events:
+                bells = self._waiting[job_id]
+                bells.remove(bell)
+                if not bells:
                     self._waiting.pop(job_id, None)

@@ -14,15 +14,18 @@ from .errors import InvalidNameError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,127}", re.ASCII)
 
 _count = itertools.count(secrets.randbits(16))
-_moment = (0, "", "")
-_process = (os.getpid(), secrets.token_hex(5))
+_moment = (0, "")
+_pid = os.getpid()
+_tails: list[str] = []
+"""Random digits for the next ids."""
 
 
 def new_id() -> str:
     """Return a new job id: 28 hexadecimal digits that sort by creation.
 
     12 digits of milliseconds since the epoch, 6 of a counter (the order within a millisecond) and 10
-    random ones per process: 40 random bits keep processes apart even when clock and counter agree.
+    random ones: 40 random bits keep processes apart even when clock and counter agree, and whoever
+    sees some ids cannot guess the next one.
     """
     # The layout follows the idea of UUIDv7 (RFC 9562, 5.7). A clock that steps back makes ids that
     # sort earlier, never ids that repeat: the counter goes on. Not through `Clock`: an id must be
@@ -30,26 +33,38 @@ def new_id() -> str:
     global _moment
     millisecond = time_ns() // 1_000_000
     # One tuple, so that threads never see the number of one moment with the text of another.
-    number, digits, suffix = _moment
+    number, digits = _moment
     if number != millisecond:
-        digits, suffix = f"{millisecond:012x}", _suffix()
-        _moment = (millisecond, digits, suffix)
-    return f"{digits}{next(_count) & 0xFFFFFF:06x}{suffix}"
+        _forget_if_forked()
+        digits = f"{millisecond:012x}"
+        _moment = (millisecond, digits)
+    try:
+        tail = _tails.pop()
+    except IndexError:
+        tail = _new_tail()
+    return f"{digits}{next(_count) & 0xFFFFFF:06x}{tail}"
 
 
-def _suffix() -> str:
-    """This process's random digits. Asked for once a millisecond, since servers that fork in C (uWSGI)
-    run no fork hook, and such a child takes longer than that to come to its first job."""
-    global _process
-    pid, suffix = _process
-    if pid != os.getpid():
-        _process = (os.getpid(), suffix := secrets.token_hex(5))
-    return suffix
+def _new_tail() -> str:
+    # Many at once, because asking the system takes longer than all the rest.
+    global _tails
+    tails = os.urandom(5 * 512).hex(" ", 5).split()
+    tail = tails.pop()
+    _tails = tails
+    return tail
+
+
+def _forget_if_forked() -> None:
+    """Use no digits that the parent process uses as well. Asked once a millisecond, since servers that
+    fork in C (uWSGI) run no fork hook, and such a child takes longer than that to come to its first
+    job."""
+    if _pid != os.getpid():
+        _begin_anew()
 
 
 def _begin_anew() -> None:
-    global _moment
-    _moment = (0, "", "")
+    global _moment, _pid, _tails
+    _moment, _pid, _tails = (0, ""), os.getpid(), []
 
 
 if hasattr(os, "register_at_fork"):

@@ -39,7 +39,7 @@ class Access(Struct, frozen=True):
     via: str = ""
     """``"token"``, ``"function"`` or ``"local"``."""
     wrong_token: bool = False
-    """A token came that is none of ours, and nothing else opened."""
+    """A token came that is none of ours; where the function opened, it may be one of the app's own."""
     pause: float = 0.0
     """A token came too soon after wrong ones and was not looked at: seconds until the next one is."""
 
@@ -84,7 +84,7 @@ def judge(
                 type(answer).__name__,
             )
         if answer is True:
-            return Access(True, "function")
+            return Access(True, "function", wrong_token=given is not None and not pause)
     if given is not None:
         return Access(False, wrong_token=not pause, pause=pause)
     if function is None and debug and is_local(request) and not is_sent_by_another_site(request):

@@ -4,12 +4,15 @@ Knows the verbs of the extension; who may call them is decided before."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from flask import request, url_for
 
 from ..app_state import current_state
 from ..console import presenting
+from ..errors import BackendError
 from .replies import done
 from .request_access import access_for
 from .token_throttle import peer_of
@@ -27,78 +30,100 @@ PURGE_MOST = 20_000
 def cancel_job(job_id: str) -> Response:
     """Cancel a waiting job, or ask a running one to stop."""
     job = current_state().client.get(job_id)
-    job.cancel("by hand, from the pages")
-    return _done_to_job(job_id)
+    with _noted(job_id):
+        job.cancel("by hand, from the pages")
+    return _now_job(job_id)
 
 
 def retry_job(job_id: str) -> Response:
     """Let a failed or cancelled job run again."""
-    current_state().client.get(job_id).retry()
-    return _done_to_job(job_id)
+    job = current_state().client.get(job_id)
+    with _noted(job_id):
+        job.retry()
+    return _now_job(job_id)
 
 
-def _done_to_job(job_id: str) -> Response:
-    _note(job_id)
+def _now_job(job_id: str) -> Response:
     state = current_state()
-    record = current_state().client.get(job_id).record
-    found = presenting.job_page(state, record)
+    found = presenting.job_page(state, state.client.get(job_id).record)
     return done({"job": found}, url_for("delayq.job", job_id=job_id))
 
 
 def pause_queue(name: str) -> Response:
     """Begin no more jobs of a queue."""
-    current_state().client.pause(name)
-    return _done_to_queue(name)
+    with _noted(name):
+        current_state().client.pause(name)
+    return _now_queue(name)
 
 
 def resume_queue(name: str) -> Response:
     """Undo that."""
-    current_state().client.resume(name)
-    return _done_to_queue(name)
+    with _noted(name):
+        current_state().client.resume(name)
+    return _now_queue(name)
 
 
 def purge_queue(name: str) -> Response:
     """Cancel the waiting jobs of a queue."""
     client = current_state().client
     purged, more = 0, True
-    while more and purged < PURGE_MOST:
-        step = client.inspect.purge(name, now=client.now(), limit=PURGE_STEP)
-        purged += step
-        more = step == PURGE_STEP
-    return _done_to_queue(name, purged=purged, more=more)
+    with _noted(name) as details:
+        while more and purged < PURGE_MOST:
+            step = client.inspect.purge(name, now=client.now(), limit=PURGE_STEP)
+            purged += step
+            more = step == PURGE_STEP
+            details[:] = [f"{purged} jobs"]
+    return _now_queue(name, purged=purged, more=more)
 
 
-def _done_to_queue(name: str, **facts: int) -> Response:
-    _note(name)
+def _now_queue(name: str, **facts: int) -> Response:
     found = [queue for queue in presenting.queues(current_state()) if queue["name"] == name]
     return done({"queue": found[0] if found else None, **facts}, url_for("delayq.queues"))
 
 
 def pause_schedule(name: str) -> Response:
     """Let a schedule enqueue nothing for a while."""
-    current_state().schedules.pause(name)
-    return _done_to_schedule(name)
+    with _noted(name):
+        current_state().schedules.pause(name)
+    return _now_schedule(name)
 
 
 def resume_schedule(name: str) -> Response:
     """Let it go on with its next occurrence."""
-    current_state().schedules.resume(name)
-    return _done_to_schedule(name)
+    with _noted(name):
+        current_state().schedules.resume(name)
+    return _now_schedule(name)
 
 
 def remove_schedule(name: str) -> Response:
     """Delete it."""
-    current_state().schedules.remove(name)
-    return _done_to_schedule(name)
+    with _noted(name):
+        current_state().schedules.remove(name)
+    return _now_schedule(name)
 
 
-def _done_to_schedule(name: str) -> Response:
-    _note(name)
+def _now_schedule(name: str) -> Response:
     found = [one for one in presenting.schedules(current_state()) if one["name"] == name]
     return done({"schedule": found[0] if found else None}, url_for("delayq.schedules"))
 
 
-def _note(name: str) -> None:
-    """Who did what: names were checked, so the line cannot be forged."""
+@contextmanager
+def _noted(name: str) -> Iterator[list[str]]:
+    """Who did what, as soon as it is done: names were checked, so the line cannot be forged. A store in
+    trouble may have done it, or a part of it, so that leaves a line as well.
+
+    :returns: details for the line.
+    """
+    details: list[str] = []
+    try:
+        yield details
+    except BackendError as error:
+        _note(name, [*details, f"perhaps not all: {type(error).__name__}"])
+        raise
+    _note(name, details)
+
+
+def _note(name: str, details: list[str]) -> None:
     verb = (request.endpoint or "").rpartition(".")[2]
-    _log.info("%s %s, by %s from %s", verb, name, access_for("act").via, peer_of(request))
+    more = f" ({', '.join(details)})" if details else ""
+    _log.info("%s %s, by %s from %s%s", verb, name, access_for("act").via, peer_of(request), more)

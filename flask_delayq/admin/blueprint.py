@@ -13,7 +13,7 @@ from ..ids import check_name
 from . import actions, failures, metrics, pages, produce, threads
 from .access import HOW_TO_OPEN, NOT_OURS, READING, is_same_origin
 from .replies import refused, secure, text_reply
-from .request_access import access_for, may
+from .request_access import access_for, may, note_guess
 
 ROUTES: tuple[tuple[str, str, str, Any], ...] = (
     ("GET", "/", "read", pages.overview),
@@ -92,6 +92,7 @@ def guard() -> Any:
         return failures.answer_of_the_app(error)
     if not access.allowed:
         return refused(access, HOW_TO_OPEN)
+    note_guess(access)
     if request.method not in READING and access.via != "token" and not is_same_origin(request):
         return text_reply(NOT_OURS, 403)
     if request.endpoint in NEEDS:

@@ -22,7 +22,7 @@ from ..console.json_calls import (
     read_json,
     read_moment,
 )
-from ..errors import DelayQError, InvalidNameError
+from ..errors import DelayQError, EnqueueUncertainError, InvalidNameError
 from ..handle import Job
 from ..ids import check_name
 from ..job import Priority
@@ -88,7 +88,16 @@ def _take_form(fields: dict[str, str]) -> BaseResponse:
 
 
 def _produced(task: Task[..., Any], call: JsonCall) -> Job[Any]:
-    return produce(current_state().client, task, call if _has_token() else from_outside(task, call))
+    try:
+        return produce(current_state().client, task, call if _has_token() else from_outside(task, call))
+    except EnqueueUncertainError as error:
+        _note(task.name, f"{', '.join(error.job_ids)}, perhaps")
+        raise
+
+
+def _note(task: str, job_id: str) -> None:
+    via = access_for("produce").via
+    _log.info("produce %s as %s, by %s from %s", task, job_id, via, peer_of(request))
 
 
 def _call_from_form(task: Task[..., Any], fields: dict[str, str]) -> JsonCall:
@@ -114,8 +123,7 @@ def _call_from_form(task: Task[..., Any], fields: dict[str, str]) -> JsonCall:
 def _accepted(job: Job[Any]) -> BaseResponse:
     readable = may("read")
     where = url_for("delayq.job", job_id=job.id)
-    via = access_for("produce").via
-    _log.info("produce %s as %s, by %s from %s", job.task, job.id, via, peer_of(request))
+    _note(job.task, job.id)
     if not wants_json():
         return redirect(where if readable else url_for("delayq.offer", stored=job.id), 303)
     row = presenting.job_row(job.record, current_state().clock.now())

@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException
 
 from ..app_state import AppState, current_state
 from ..texts import indented, traceback_of
-from .access import DENIED, Access, judge
+from .access import DENIED, Access, bearer_token, judge
 from .token_throttle import Seldom, WrongTokens, whence
 
 _log = logging.getLogger(__name__)
@@ -63,8 +63,13 @@ def access_for(action: str) -> Access:
 
 def note_guess(access: Access) -> None:
     """Count the token of this request if it was a wrong one."""
-    if access.wrong_token:
-        _door().guesses.wrong(whence(request), request.path, current_state().clock.monotonic())
+    if not access.wrong_token:
+        return
+    guesses, who, now = _door().guesses, whence(request), current_state().clock.monotonic()
+    if access.allowed:
+        guesses.let_in(who, hash(bearer_token(request)), now)
+    else:
+        guesses.wrong(who, request.path, now)
 
 
 def _known() -> dict[tuple[AppState, str], Access]:

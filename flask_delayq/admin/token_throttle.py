@@ -56,6 +56,7 @@ class WrongTokens:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._full_until: dict[str, float] = {}
+        self._let_in: dict[str, int] = {}
         self._line = Seldom()
         self._latest = ""
 
@@ -71,14 +72,32 @@ class WrongTokens:
     def wrong(self, who: str, path: str, now: float) -> None:
         """A wrong token came from there."""
         with self._lock:
-            # Moved to the end, so that the first one is the one that was quiet for the longest.
-            until = self._full_until.pop(who, 0.0)
-            self._full_until[who] = max(until, now) + PAUSE
-            if len(self._full_until) > ADDRESSES:
-                del self._full_until[next(iter(self._full_until))]
+            self._count(who, now)
             self._line.happened()
             self._latest = visible(f"from {who[:100]} for {path[:200]!r}")
             self._tell(now)
+
+    def let_in(self, who: str, token: int, now: float) -> None:
+        """A wrong token came from there, and the access function let the request in.
+
+        It may be one of the app's own, which a client sends again and again: so the same one counts
+        once, and the log is not told.
+
+        :param token: tells it from others.
+        """
+        with self._lock:
+            if self._let_in.get(who) != token:
+                self._count(who, now)
+                self._let_in[who] = token
+
+    def _count(self, who: str, now: float) -> None:
+        # Moved to the end, so that the first one is the one that was quiet for the longest.
+        until = self._full_until.pop(who, 0.0)
+        self._full_until[who] = max(until, now) + PAUSE
+        if len(self._full_until) > ADDRESSES:
+            quiet = next(iter(self._full_until))
+            del self._full_until[quiet]
+            self._let_in.pop(quiet, None)
 
     def _tell(self, now: float) -> None:
         if count := self._line.due(now):
@@ -105,14 +124,24 @@ def whence(request: Request) -> str:
     if peer is not None and not peer.is_private:
         return str(peer)
     near = str(peer) if peer is not None else (request.remote_addr or "a socket")
-    hop = _network(request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip())
+    hop = _network(_without_port(request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()))
     return near if hop is None else f"{hop} by way of {near}"
 
 
+def _without_port(text: str) -> str:
+    """An address as some proxies write it: ``203.0.113.9:50122``, ``[2001:db8::1]:50122``."""
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0] if text.count(":") == 1 else text
+
+
 def _network(text: str) -> IPv4Address | IPv6Address | None:
-    """An address as people are told apart by it: the first of its /64 network, which one person has."""
+    """An address as people are told apart by it: of IPv6 the first of its /64 network, which one person
+    has; an IPv4 address that a server for both writes as one of IPv6 is one of IPv4."""
     try:
         found = ip_address(text)
     except ValueError:
         return None
-    return found if found.version == 4 else IPv6Address(int(found) >> 64 << 64)
+    if isinstance(found, IPv4Address):
+        return found
+    return found.ipv4_mapped or IPv6Address(int(found) >> 64 << 64)

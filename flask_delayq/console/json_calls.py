@@ -4,7 +4,6 @@ Knows the signature of tasks; who may produce what is decided by others."""
 from __future__ import annotations
 
 import inspect
-import re
 import typing
 from contextlib import suppress
 from datetime import datetime
@@ -16,7 +15,7 @@ from msgspec import Struct, structs
 from ..client import Client
 from ..errors import ArgumentError, ConfigurationError, DelayQError, shown
 from ..handle import Job
-from ..ids import check_name
+from ..ids import check_name, new_id
 from ..options import CallOptions
 from ..task import Task
 from .redacting import HIDDEN, Redaction
@@ -110,9 +109,7 @@ def produce(client: Client, task: Task[..., Any], call: JsonCall) -> Job[Any]:
 
 
 FROM_OUTSIDE = "http-"
-"""Begins the ids that people without the admin token choose."""
-
-_MADE_HERE = re.compile(r"[0-9a-f]{28}")
+"""Begins the ids of all jobs that people without the admin token produce."""
 
 
 def queues_of(task: Task[..., Any]) -> tuple[str, ...]:
@@ -131,10 +128,9 @@ def priorities_of(task: Task[..., Any]) -> tuple[str, ...]:
 def from_outside(task: Task[..., Any], call: JsonCall) -> JsonCall:
     """A call of this task as people without the admin token may make it.
 
-    Queues that they could invent would be without limit, and those of other tasks are not theirs. The
-    ids that they choose get a beginning of their own: so they can neither take an id that the app is
-    going to use nor find out which are in use. An id as DelayQ makes it stays as it is: nobody can
-    guess one, and an answer may have told it for repeating the call.
+    Queues that they could invent would be without limit, and those of other tasks are not theirs. All
+    their ids have a beginning of their own: so they can neither take an id that the app is going to
+    use nor find out which are in use, and an id that an answer told them repeats the call.
 
     :raises NotOpenError: the queue or the priority is not open to them.
     :raises InvalidNameError: the id is none.
@@ -148,10 +144,8 @@ def from_outside(task: Task[..., Any], call: JsonCall) -> JsonCall:
                 f"without the admin token the {what} of task {task.name!r} is {' or '.join(offered)},"
                 f" not {shown(wanted)}"
             )
-    if call.id is None:
-        return call
-    chosen = check_name("job id", call.id)
-    if not (chosen.startswith(FROM_OUTSIDE) or _MADE_HERE.fullmatch(chosen)):
+    chosen = new_id() if call.id is None else check_name("job id", call.id)
+    if not chosen.startswith(FROM_OUTSIDE):
         chosen = check_name("job id", FROM_OUTSIDE + chosen)
     return structs.replace(call, id=chosen)
 

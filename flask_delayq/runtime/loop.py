@@ -4,10 +4,9 @@ Knows no job and no store; the supervisor gives it a thread."""
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 
+from ..bell import Bell
 from ..clock import Clock
 from ..errors import BackendError
 
@@ -15,6 +14,9 @@ _log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 5.0
 """Seconds at most between two tries of a turn that fails."""
+
+HURRIED_PAUSE = 0.25
+"""The same once somebody waits for it."""
 
 REMIND_EVERY = 60.0
 """Seconds between two log lines about turns that fail the same way, whether or not some end well."""
@@ -44,11 +46,7 @@ class Loop:
         self._turn = turn
         self._clock = clock
         self._longest_pause = longest_pause
-        # Locked until somebody wakes us. One lock and nothing beside it: an exception thrown into a
-        # thread that wakes us cannot leave two things that contradict each other, and a finalizer that
-        # runs in the middle may wake us, too.
-        self._bell = threading.Lock()
-        self._bell.acquire()
+        self._bell = Bell()
         self._stopping = False
         self._failures = 0
         self._logged = ""
@@ -57,9 +55,13 @@ class Loop:
 
     def wake(self) -> None:
         """Let the next turn begin now."""
-        if self._bell.locked():
-            with suppress(RuntimeError):  # somebody else was first
-                self._bell.release()
+        self._bell.ring()
+
+    def hurry(self) -> None:
+        """Somebody waits for what it does: from now on pause at most :data:`HURRIED_PAUSE` after a
+        failure, the pause under way included."""
+        self._longest_pause = min(self._longest_pause, HURRIED_PAUSE)
+        self.wake()
 
     def stop(self) -> None:
         """End the loop after the turn under way."""
@@ -76,13 +78,14 @@ class Loop:
         while not self._stopping:
             pause = self._one_turn()
             if pause is None or not self._failures:
-                self._bell.acquire(timeout=-1 if pause is None else max(pause, 0.0))
+                self._bell.wait(pause)
                 continue
             # While turns fail, being asked for does not bring the store back sooner.
-            until = self._clock.monotonic() + pause
-            while self._bell.acquire(timeout=max(until - self._clock.monotonic(), 0.0)):
+            began = self._clock.monotonic()
+            while self._bell.wait(began + pause - self._clock.monotonic()):
                 if self._stopping:
                     break
+                pause = min(pause, self._longest_pause)  # it may have become shorter
 
     def _one_turn(self) -> float | None:
         try:

@@ -173,8 +173,8 @@ class WorkerPool(Generic[T]):
         self._items.put(
             None
         )  # again: a thread that was ended from outside may have taken the first along
-        for thread in self._threads:
-            if thread is not threading.current_thread():
+        for thread in self.threads:  # a copy: one may be replaced meanwhile
+            if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(max(0.0, deadline()))
         return not any(thread.is_alive() for thread in self._threads)
 
@@ -193,8 +193,12 @@ class WorkerPool(Generic[T]):
         self._made += 1
         name = f"{self._name}-worker-{self._made}"
         thread = threading.Thread(target=self._run, name=name, daemon=True)
-        thread.start()
-        self._threads.append(thread)
+        self._threads.append(thread)  # before it takes an item: who is not known here counts as dead
+        try:
+            thread.start()
+        except RuntimeError:
+            self._threads.remove(thread)
+            raise
 
     def _run(self) -> None:
         self.on_start()

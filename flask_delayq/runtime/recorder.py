@@ -67,9 +67,11 @@ class Recorder:
 
     def add(self, ended: Ended) -> None:
         """Take an end; it is written soon, by the recorder's own thread. The same one may come twice."""
-        self._waiting.append(ended)
+        # Before it is in the queue: it may be written as soon as it is, and what it weighs by then is
+        # what is taken off again, here and by whoever tells of it.
         if ended.outcome.result is not None or ended.outcome.error is not None:
             self._weigh(ended)
+        self._waiting.append(ended)
         if ended.facts is not None and len(self._waiting) > TRACEBACKS:
             error = ended.facts.get("error")
             if isinstance(error, BaseException):

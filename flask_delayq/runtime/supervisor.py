@@ -1,16 +1,17 @@
 """Owns every thread of one runtime: starts them, watches that they progress, stops them in order.
 Knows the other parts of this room; knows no Flask and no concrete backend.
 
-A runtime goes through these states, forward only, and every step is one call of ``_move``:
+A runtime goes through these states, forward only, and every step is one call of ``_move``. What an
+exception (Ctrl-C) cuts off in the middle of a step can be repeated, and the next stop() does:
 
     state     what goes on                              who moves it on
     --------  ----------------------------------------  -----------------------------------------------
     new       nothing                                   start() -> running; stop() -> ended
     running   claims are made, jobs begin               begin_no_more(), stop() or a start() that fails
                                                         -> closing
-    closing   nothing is claimed and nothing begins;    stop() -> stopping, in the thread that is first
-              jobs under way go on                      to call it
-    stopping  the same, until the deadline              the same thread -> stopped
+    closing   nothing is claimed and nothing begins;    stop() -> stopping, one thread at a time
+              jobs under way go on
+    stopping  the same, until the deadline              the same, or whoever repeats it -> stopped
     stopped   what outlived the deadline goes on, its   stop(), a worker, the recorder or the teller,
               claim kept alive                          whichever finds everything done -> ended
     ended     nothing: the owner has withdrawn          nobody
@@ -89,7 +90,7 @@ class Supervisor:
         self._on_end = on_end
         self._state = "new"
         self._lock = threading.RLock()
-        self._stopped = threading.Event()
+        self._stops = threading.RLock()  # reentrant: signal handlers may be in more of a hurry
         self.claims = HeldClaims()
         self.signal_sender = SignalSender(
             backend,
@@ -193,7 +194,8 @@ class Supervisor:
 
     def begin_no_more(self) -> None:
         """Claim nothing more, for good, and give back what has not begun. Jobs under way go on."""
-        if not self._move("closing", "running"):
+        self._move("closing", "running")
+        if self._state not in ("closing", "stopping"):
             return
         self.dispatcher.accepting = False
         self._backend.end_claims(self.owner)
@@ -211,18 +213,21 @@ class Supervisor:
         :param timeout: seconds that running jobs get.
         :returns: True if every job had ended and the store has how.
         """
-        if self._move("ended", "new"):
-            self._stopped.set()
+        deadline = self._clock.monotonic() + timeout
+        self._move("ended", "new")
         self.begin_no_more()
-        if self._move("stopping", "closing"):
-            self._stop(timeout)
-        else:
-            self._stopped.wait(timeout + 2.0)
+        if self._stops.acquire(timeout=max(timeout, 0.0) + 2.0):
+            try:
+                if self._move("stopping", "closing", "stopping"):
+                    self._stop(deadline)
+                self._retire_if_done()
+            finally:
+                self._stops.release()
         return not (self.claims.working or self.recorder.backlog)
 
-    def _stop(self, timeout: float) -> None:
-        deadline = self._clock.monotonic() + timeout
+    def _stop(self, deadline: float) -> None:
         end = deadline + TIDYING
+        self._recording.hurry()  # what it cannot write is tried again in time for this stop
         # Order: nothing unstarted is left by now; then the running ones, then their outcomes.
         self.pool.stop()
         for loop in (self._dispatching, self._maintaining, self._listening):
@@ -244,8 +249,6 @@ class Supervisor:
         self.signal_sender.await_empty(end - self._clock.monotonic())
         self._workers.on_end = self._retire_if_done
         self._move("stopped", "stopping")
-        self._retire_if_done()
-        self._stopped.set()
 
     def _give_back(self) -> None:
         self.dispatcher.release(self.claims.withdraw(float("inf")))
@@ -268,6 +271,13 @@ class Supervisor:
             if self._state != "stopped" or not done:
                 return
             self._state = "ended"
+        try:
+            self._retire()
+        except BaseException:
+            self._move("stopped", "ended")
+            raise
+
+    def _retire(self) -> None:
         loops = (self._recording, self._renewing, self._telling)
         for loop in loops:
             loop.stop()

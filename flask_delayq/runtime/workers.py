@@ -84,8 +84,9 @@ class Workers:
             self._recorder.add(self._end_of(held, error))
         seconds = self._clock.monotonic() - began
         free = self.pool.free
-        del claims.working[ident]
-        free(None)
+        if ident in claims.working:  # else it was taken for dead, and its place is free
+            del claims.working[ident]
+            free(None)
         self.pool.account(seconds)
         if self.on_end is not None:
             self.on_end()
@@ -105,8 +106,10 @@ class Workers:
 
     def settle_dead(self) -> None:
         """End the runs of threads that are no more, and free their places."""
+        working = self._claims.working.copy()
+        # In this order: a thread that begins to work between the two lines is none of these.
         living = {thread.ident for thread in self.pool.threads if thread.is_alive()}
-        for ident, held in self._claims.working.copy().items():
+        for ident, held in working.items():
             if ident not in living:
                 self._settle(ident, held)
 

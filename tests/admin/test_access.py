@@ -119,7 +119,10 @@ def test_a_token_goes_before_the_function() -> None:
 
 def test_a_foreign_bearer_token_is_left_to_the_function() -> None:
     request = made(bearer("somebody-elses-jwt"))
-    assert decided(request, tokens=DIGESTS, function=lambda action: True).via == "function"
+    found = decided(request, tokens=DIGESTS, function=lambda action: True)
+    assert found == Access(True, "function", wrong_token=True)
+    found = decided(request, tokens=DIGESTS, function=lambda action: True, pause=1.0)
+    assert found == Access(True, "function"), "it was not looked at"
 
 
 def test_local_debugging_is_open_and_only_that() -> None:
@@ -450,6 +453,37 @@ def test_a_network_of_addresses_is_one_and_a_proxy_is_not() -> None:
     assert guess(client, "8.8.8.8", **{"X-Forwarded-For": "9.9.9.9"}) == 429
 
 
+def test_where_a_server_takes_both_kinds_of_addresses_each_is_one() -> None:
+    app, _ = make_app(FakeClock(), admin_token=TOKEN)
+    client = app.test_client()
+    assert [guess(client, "::ffff:8.8.8.8") for _ in range(BURST + 1)][-2:] == [403, 429]
+    assert guess(client, "::ffff:9.9.9.9", TOKEN) == 200
+    assert guess(client, "8.8.8.8", TOKEN) == 429, "the same one, written otherwise"
+    # A proxy on the same network is one as well, and a public peer is still none.
+    through = {"X-Forwarded-For": "::ffff:192.0.2.1"}
+    assert [guess(client, "::ffff:10.0.0.4", **through) for _ in range(BURST + 1)][-1] == 429
+    assert guess(client, "::ffff:10.0.0.4", TOKEN, **{"X-Forwarded-For": "192.0.2.2"}) == 200
+    assert guess(client, "::ffff:8.8.8.8", TOKEN, **through) == 429
+
+
+@pytest.mark.parametrize(
+    "hop, other",
+    [
+        ("203.0.113.9:50122", "198.51.100.7:40000"),
+        ("[2001:db8:1:2::3]:50122", "[2001:db8:1:3::3]:50122"),
+        ("[2001:db8:1:2::3]", "2001:db8:1:3::3"),
+    ],
+)
+def test_a_proxy_that_writes_the_port_keeps_people_apart(hop: str, other: str) -> None:
+    app, _ = make_app(FakeClock(), admin_token=TOKEN)
+    client = app.test_client()
+    for _ in range(BURST):
+        assert guess(client, "10.0.0.4", **{"X-Forwarded-For": f"192.0.2.1, {hop}"}) == 403
+    without_port = hop.strip("[]").partition("]")[0] if "[" in hop else hop.partition(":")[0]
+    assert guess(client, "10.0.0.4", TOKEN, **{"X-Forwarded-For": without_port}) == 429
+    assert guess(client, "10.0.0.4", TOKEN, **{"X-Forwarded-For": other}) == 200
+
+
 def test_health_is_no_way_around_and_goes_on() -> None:
     app, _ = make_app(FakeClock(), admin_token=TOKEN)
     client = app.test_client()
@@ -460,12 +494,40 @@ def test_health_is_no_way_around_and_goes_on() -> None:
     assert guess(client, "127.0.0.1", TOKEN) == 429
 
 
-def test_tokens_of_somebody_else_are_no_guesses_where_the_function_opens() -> None:
+def test_tokens_of_somebody_else_are_no_guesses_where_the_function_opens(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    peer = {"REMOTE_ADDR": "203.0.113.9"}
     app, delayq = make_app(FakeClock(), admin_token=TOKEN)
     delayq.admin_access(lambda action: action == "read")
     client = app.test_client()
     assert {guess(client, "203.0.113.9", "a-jwt") for _ in range(BURST + 5)} == {200}
     assert guess(client, "203.0.113.9", TOKEN) == 200
+    threads = client.get("/delayq/threads", headers=bearer(TOKEN), environ_overrides=peer)
+    assert threads.status_code == 200, "the token is looked at"
+    assert caplog.records == []
+
+
+def test_guesses_are_slowed_also_where_the_function_opens(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    app, delayq = make_app(clock, admin_token=TOKEN)
+    delayq.admin_access(lambda action: action == "produce")
+
+    @delayq.task(name="internal")
+    def internal() -> None: ...
+
+    def sees_all(token: str) -> bool:
+        found = app.test_client().get("/delayq/produce", headers=bearer(token))
+        assert found.status_code == 200
+        return "internal" in found.text
+
+    assert sees_all(TOKEN)
+    for number in range(BURST):
+        assert not sees_all(f"guess-{number}")
+    assert not sees_all(TOKEN), "is not looked at"
+    clock.advance(PAUSE)
+    assert sees_all(TOKEN)
+    assert caplog.records == []
 
 
 def test_what_is_remembered_of_wrong_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

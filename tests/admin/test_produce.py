@@ -18,6 +18,7 @@ from werkzeug.test import TestResponse
 
 from flask_delayq import DelayQ
 from flask_delayq.errors import BackendUnavailableError, EnqueueUncertainError
+from flask_delayq.ids import new_id
 from kit import make_app
 
 TOKEN = "a-token-of-some-length"
@@ -304,8 +305,14 @@ def test_a_full_queue(app: Flask) -> None:
     "error", [BackendUnavailableError("away", reason="locked"), EnqueueUncertainError(["j1"])]
 )
 def test_a_store_in_trouble(
-    app: Flask, delayq: DelayQ, monkeypatch: pytest.MonkeyPatch, error: Exception
+    app: Flask,
+    delayq: DelayQ,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
+    caplog.set_level("INFO", logger="flask_delayq.admin")
+
     def enqueue(*args: object, **kwargs: object) -> None:
         raise error
 
@@ -313,8 +320,12 @@ def test_a_store_in_trouble(
     found = post(app, {"task": "send", "args": ["a"]})
     refused(found, 503, type(error).__name__)
     assert int(found.headers["Retry-After"]) > 0
+    lines = [record.getMessage() for record in caplog.records]
     if isinstance(error, EnqueueUncertainError):
         assert found.json["error"]["job_ids"] == ["j1"]  # safe to repeat with
+        assert lines == ["produce send as j1, perhaps, by token from 127.0.0.1"]
+    else:
+        assert lines == []
 
 
 # --- without the token -----------------------------------------------------------------------------
@@ -372,10 +383,20 @@ def test_without_the_token_an_id_is_in_a_space_of_its_own(app: Flask, delayq: De
         assert (again.json["created"], again.json["job"]["id"]) == (False, "http-order-42")
     refused(post_openly(app, id="order-42", args=["b"]), 409, "JobConflictError")
     made = post_openly(app).json["job"]["id"]
+    assert made.startswith("http-")
     again = post_openly(app, id=made)
     assert (again.json["created"], again.json["job"]["id"]) == (False, made)
     refused(post_openly(app, id="x" * 124), 400, "InvalidNameError")
     refused(post_openly(app, id="../x"), 400, "InvalidNameError")
+
+
+def test_without_the_token_an_id_of_the_app_cannot_be_taken(app: Flask, delayq: DelayQ) -> None:
+    """Not even one that looks as DelayQ makes it: some of its digits are the time."""
+    theirs = new_id()
+    assert post_openly(app, id=theirs).json["job"]["id"] == f"http-{theirs}"
+    ours = delayq.tasks.get("internal").enqueue()
+    found = post_openly(app, id=ours.id)
+    assert (found.status_code, found.json["created"]) == (202, True), "it does not tell who has it"
 
 
 def test_an_enqueue_in_doubt_can_be_repeated_without_the_token(

@@ -14,7 +14,9 @@ from werkzeug.exceptions import BadRequest
 from werkzeug.test import TestResponse
 
 from flask_delayq import DelayQ
+from flask_delayq.admin.actions import PURGE_STEP
 from flask_delayq.admin.replies import HEADERS
+from flask_delayq.errors import BackendUnavailableError
 from kit import make_app
 
 TOKEN = "a-token-of-some-length"
@@ -373,3 +375,69 @@ def test_a_prefix_of_ones_own_and_a_slash_too_many() -> None:
         assert 'href="/ops/jobs/queues"' in found.text
     assert client.get("/ops/jobs/queues/").status_code == 200
     assert client.get("/delayq/").status_code == 404
+
+
+# --- the log ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [path for path, method in ROUTES if method == "POST"])
+def test_every_change_leaves_a_line_in_the_log(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    app, delayq, how = an_app("token")
+    if path.endswith("/retry"):
+        delayq.jobs()[0].cancel()
+    caplog.set_level("INFO", logger="flask_delayq.admin")
+    assert ask(app, how, path, "POST").status_code in (200, 202)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "by token from" in line
+
+
+def test_a_purge_that_meets_trouble_half_way_leaves_a_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, delayq, how = an_app("token")
+    delayq.tasks.get("note").enqueue_many([()] * (PURGE_STEP + 5))
+    purge, steps = delayq.state.backend.purge, []
+
+    def in_trouble(*args: Any, **kwargs: Any) -> int:
+        steps.append(1)
+        if len(steps) == 2:
+            raise BackendUnavailableError("away", reason="locked")
+        return int(purge(*args, **kwargs))
+
+    monkeypatch.setattr(delayq.state.backend, "purge", in_trouble)
+    caplog.set_level("INFO", logger="flask_delayq.admin")
+    assert ask(app, how, "/queues/<name>/purge", "POST").status_code == 503
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("purge_queue default, by token from ")
+    assert line.endswith(f" ({PURGE_STEP} jobs, perhaps not all: BackendUnavailableError)")
+
+
+@pytest.mark.parametrize("path", ["/jobs/<job_id>/cancel", "/queues/<name>/pause"])
+def test_a_change_that_is_done_leaves_a_line_also_if_its_answer_fails(
+    path: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, delayq, how = an_app("token")
+    backend, done = delayq.state.backend, []
+
+    def in_trouble(name: str) -> Any:
+        verb = getattr(backend, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if done:
+                raise BackendUnavailableError("away", reason="locked")
+            return verb(*args, **kwargs)
+
+        return call
+
+    def noting(name: str) -> Any:
+        verb = getattr(backend, name)
+        return lambda *args, **kwargs: (verb(*args, **kwargs), done.append(name))[0]
+
+    for name in ("get", "queues"):
+        monkeypatch.setattr(backend, name, in_trouble(name))
+    for name in ("cancel", "pause"):
+        monkeypatch.setattr(backend, name, noting(name))
+    caplog.set_level("INFO", logger="flask_delayq.admin")
+    assert ask(app, how, path, "POST").status_code == 503
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert done[0] in line and "by token from" in line

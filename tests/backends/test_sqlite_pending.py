@@ -11,7 +11,8 @@ import apsw
 import pytest
 
 from backends.sqlite_kit import child, job, line, opened, put, tell
-from flask_delayq.errors import QueueFullError
+from flask_delayq.errors import BackendUnavailableError, QueueFullError
+from pace import quiet_seconds
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def triggers(path):
     return count
 
 
-def put_limited(backend, limit, **facts):
-    backend.enqueue([job(**facts)], now=time.time(), timeout=5, max_pending=limit)
+def put_limited(backend, limit, *, timeout=5, **facts):
+    backend.enqueue([job(**facts)], now=time.time(), timeout=timeout, max_pending=limit)
 
 
 def test_a_store_without_limits_counts_nothing(path):
@@ -57,6 +58,29 @@ def test_a_refused_first_call_leaves_counters_that_are_right(path):
             put_limited(backend, 2)
         assert backend.audit() == []
         put_limited(backend, 3)
+
+
+def test_a_refusal_counts_the_jobs_only_once(path):
+    """A limit that is set on a store beyond it: each refusal counted all of them, under the write lock."""
+    with opened(path) as backend:
+        put(backend)
+        put(backend)
+        with pytest.raises(QueueFullError):
+            put_limited(backend, 1)
+        assert triggers(path) > 0
+    with opened(path) as backend, pytest.raises(QueueFullError):
+        put_limited(backend, 1)
+
+
+def test_the_first_count_takes_no_time_beyond_that_of_its_caller(path):
+    with opened(path) as backend:
+        put(backend)
+    with child("hold", path, 20) as process, opened(path) as backend:
+        assert line(process) == "held"
+        begin = time.monotonic()
+        with pytest.raises(BackendUnavailableError):
+            put_limited(backend, 1, timeout=0.2)
+        assert quiet_seconds(begin) < 4
 
 
 def test_a_process_without_a_limit_is_counted_too(path):

@@ -16,10 +16,11 @@ import time
 import apsw
 import pytest
 
-from backends.sqlite_kit import ROOT, backend_on, opened, put
+from backends.sqlite_kit import ROOT, backend_on, child, line, opened, put
 from flask_delayq.backends import open_backend
 from flask_delayq.backends.sqlite.host import boots
 from flask_delayq.backends.sqlite.verbs import rescues
+from flask_delayq.clock import SystemClock
 from flask_delayq.config import LONGEST_LEASE, Settings
 from flask_delayq.errors import ConfigurationError
 from flask_delayq.job import ProcessRecord, StoredState
@@ -78,6 +79,52 @@ def test_where_a_boot_has_no_id_a_clock_that_began_anew_ends_all_leases(path, no
     with opened(path, rebooted) as backend:
         assert rescued(backend, rebooted) == [known]
         assert rescued(backend, rebooted) == []
+
+
+@pytest.mark.parametrize("other", ["", "another boot"])
+def test_who_reads_another_boot_id_ends_no_lease_of_a_living_process(path, monkeypatch, other):
+    """As `flask delayq status` in a unit with ProcSubset=pid, or in some containers."""
+    clock = FakeClock(time.time())
+    with opened(path, clock) as backend:
+        once, again = put(backend, fail_on_crash=True), put(backend)
+    with child("begin", path, "alive", 1) as process:
+        assert line(process) == "2"
+        with monkeypatch.context() as patch:
+            patch.setattr(boots, "LINUX", str(path.parent / "boot_id"))
+            if other:
+                (path.parent / "boot_id").write_text(other)
+            with opened(path) as backend:
+                assert rescued(backend, SystemClock()) == []
+                backend.announce(record("x", time.time()))
+                backend.withdraw("x")
+            # A living process also vouches for its begun marks: it is hit by a lease that ends.
+            with opened(path) as backend:
+                later = SystemClock().monotonic() + 7200
+                found = backend.rescue(now=time.time(), max_rescues=3, limit=1, asked_at=later)
+                assert [(one.id, one.charged) for one in found] == [(once, True)]
+                found = backend.rescue(now=time.time(), max_rescues=3, asked_at=later)
+                assert [(one.id, one.charged) for one in found] == [(again, False)]
+                put(backend)
+        with child("begin", path, "second", 0) as second:
+            assert line(second) == "2"
+            with opened(path) as backend:
+                assert rescued(backend, SystemClock()) == []
+                second.kill()
+                second.wait(5)
+                assert len(rescued(backend, SystemClock())) == 2
+
+
+def test_who_reads_no_boot_id_leaves_the_known_one(path, monkeypatch):
+    """So that the next who reads it ends no lease of an owner of which nobody can tell."""
+    with opened(path) as backend:
+        put(backend)
+        take(backend, SystemClock(), lease=3600)
+        with monkeypatch.context() as patch:
+            patch.setattr(boots, "LINUX", "/nowhere/boot_id")
+            with opened(path) as second:
+                assert rescued(second, SystemClock()) == []
+        with opened(path) as second:
+            assert rescued(second, SystemClock()) == []
 
 
 def test_a_lease_that_ends_later_than_any_may_has_ended(path):
@@ -156,7 +203,8 @@ faults.Fault("claim", action="kill").action()
 
 def test_without_what_only_posix_systems_have_jobs_run(tmp_path):
     ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_POSIX, tmp_path / "instance"],
+        # -u: what stands in a buffer when the process is killed is lost.
+        [sys.executable, "-u", "-c", WITHOUT_POSIX, tmp_path / "instance"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -13,9 +13,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from flask_delayq.clock import SystemClock
 from flask_delayq.errors import BackendUnavailableError
-from flask_delayq.runtime.loop import LONGEST_PAUSE, REMIND_EVERY, Loop
+from flask_delayq.runtime.loop import HURRIED_PAUSE, LONGEST_PAUSE, REMIND_EVERY, Loop
 from flask_delayq.testing import FakeClock
+from pace import quiet_seconds
 from waiting import wait_until
 
 LOG = "flask_delayq.runtime.loop"
@@ -184,6 +186,24 @@ def test_being_woken_does_not_shorten_the_pause_after_a_failure() -> None:
     assert turns[1] - turns[0] >= 0.1, "the pause after one failure"
 
 
+def test_who_waits_for_it_ends_the_pause_after_failures_and_keeps_further_ones_short() -> None:
+    turns: list[float] = []
+
+    def turn(now: float) -> None:
+        turns.append(time.monotonic())
+        raise BackendUnavailableError("away", reason="locked")
+
+    loop = Loop("it", turn, SystemClock())
+    loop._failures = 6  # the next pauses are 5 s each
+    with running(loop):
+        wait_until(lambda: turns, what="the first turn")
+        loop.wake()
+        loop.hurry()
+        wait_until(lambda: len(turns) >= 4, what="three more tries")
+    assert quiet_seconds(turns[0]) < 4
+    assert turns[3] - turns[2] >= HURRIED_PAUSE * 0.9, "it is no busy loop"
+
+
 def test_while_it_fails_it_says_why_and_afterwards_no_more(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
     broken = True
@@ -258,15 +278,17 @@ def test_a_finalizer_that_runs_inside_it_may_wake_it() -> None:
     loop = Loop("it", turns, FakeClock())
     bell = loop._bell
 
+    lock = bell._lock
+
     class Interrupted:
-        acquire, release = bell.acquire, bell.release
+        acquire, release = lock.acquire, lock.release
 
         def locked(self) -> bool:
-            loop._bell = bell
+            bell._lock = lock
             loop.wake()
             return True
 
-    loop._bell = Interrupted()  # type: ignore[assignment]
+    bell._lock = Interrupted()  # type: ignore[assignment]
     loop.wake()
     with running(loop):
         turns.reach(2)

@@ -265,6 +265,25 @@ def test_where_threads_are_short_the_dead_are_replaced_later(
     assert all(thread.is_alive() for thread in rig.pool.threads)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_is_known_before_it_takes_an_item(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who works and is not known is taken for dead, and its job for ended."""
+    rig.hand_over(lambda: (_ for _ in ()).throw(SystemExit))
+    wait_until(lambda: sum(t.is_alive() for t in rig.pool.threads) == 1, what="one is dead")
+    known: list[bool] = []
+    start = threading.Thread.start
+
+    def look_and_start(thread: threading.Thread) -> None:
+        known.append(thread in rig.pool.threads)
+        rig.pool.stop()
+        rig.pool.join(lambda: 0.0)  # which finds one that has not begun
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", look_and_start)
+    assert rig.pool.replace_dead() == 1
+    assert known == [True]
+
+
 # --- stopping -----------------------------------------------------------------------------------
 
 

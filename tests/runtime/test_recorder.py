@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 
 import pytest
 
@@ -187,6 +188,25 @@ def test_large_outcomes_are_counted_by_their_bytes(monkeypatch: pytest.MonkeyPat
     assert not parts.recorder.is_full
     assert (parts.recorder._bytes, parts.recorder.backlog) == (0, 0)
     assert len(parts.recorded) == 11
+
+
+def test_an_end_that_is_written_the_moment_it_arrives_is_counted_no_longer() -> None:
+    """Its worker loses the interpreter in the middle of handing it on; counted for ever, such ends would
+    add up until this process runs no job any more."""
+    parts = Parts()
+    told: list[int] = []
+    parts.recorder._tell = lambda ended: bool(told.append(ended.weight))
+
+    class Hasty(deque[Ended]):
+        def append(self, ended: Ended) -> None:
+            super().append(ended)
+            parts.recorder.turn(parts.clock.now())
+
+    parts.recorder._waiting = parts.claims.ended = Hasty()
+    (claim,) = claimed(parts, 1)
+    parts.recorder.add(Ended(Outcome(claim, Verb.COMPLETE, 0.0, None, bytes(SMALL + 1))))
+    assert (parts.recorder._bytes, parts.recorder.backlog) == (0, 0)
+    assert told == [SMALL + 1], "who tells of it counts the same"
 
 
 def test_nothing_is_claimed_while_more_is_kept_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -250,9 +250,9 @@ def kill(thread: threading.Thread) -> None:
     bell = loop._bell
 
     class Once:
-        locked, release = bell.locked, bell.release
+        ring = bell.ring
 
-        def acquire(self, **_options: float) -> None:
+        def wait(self, timeout: float | None) -> bool:
             loop._bell = bell
             raise Killed
 
@@ -288,6 +288,20 @@ def test_a_stop_says_that_outcomes_could_not_be_written(delayq: DelayQ) -> None:
     assert delayq.stop(0) is False
     faulty.faults.clear()
     wait_until(lambda: delayq.state.supervisor is None, what="it is written, and all has ended")
+
+
+def test_a_stop_writes_what_could_not_be_written_before_if_the_store_is_back(delayq: DelayQ) -> None:
+    """Also in the middle of the pause that follows many failures."""
+    faulty = install(delayq, *(Fault("record", n) for n in range(1, 999)))
+    delayq.start()
+    runtime = delayq.state.supervisor
+    wait_until(lambda: runtime.dispatcher.accepting, what="it is ready")
+    runtime._recording._failures = 8  # as after half a minute: it pauses for 5 s
+    job = delayq.task(name="t", on_crash="fail")(lambda: 5).enqueue()
+    wait_until(lambda: runtime._recording.failing, what="it pauses")
+    faulty.faults.clear()
+    assert delayq.stop(1) is True
+    assert job.refresh().state is JobState.COMPLETED
 
 
 def test_whatever_a_turn_raises_its_loop_goes_on(delayq: DelayQ) -> None:
@@ -358,6 +372,73 @@ def test_the_last_job_retires_the_runtime_even_if_its_end_is_written_first(
     assert recorded.wait(5)
     wait_until(lambda: delayq.state.supervisor is None, what="it has retired")
     wait_until(lambda: delayq.state.backend.processes() == [], what="it has withdrawn")
+
+
+STEPS = [
+    ("dispatcher.release", "closing"),
+    ("pool.stop", "stopping"),
+    ("pool.join", "stopping"),
+    ("recorder.await_empty", "stopping"),
+    ("_backend.withdraw", "stopped"),
+    ("_on_end", "stopped"),
+]
+
+
+@pytest.mark.parametrize(("step", "state"), STEPS)
+def test_a_stop_that_ctrl_c_cuts_off_is_repeated_by_the_next_one(
+    delayq: DelayQ, step: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delayq.start()
+    runtime = delayq.state.supervisor
+    wait_until(lambda: runtime.dispatcher.accepting, what="it is ready")
+    *path, name = step.split(".")
+    part = getattr(runtime, path[0]) if path else runtime
+    main = threading.current_thread()
+
+    def interrupted(*_args: object) -> None:
+        if threading.current_thread() is main:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(part, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            delayq.stop(5)
+    assert runtime._state == state
+    assert delayq.state.supervisor is runtime
+    assert delayq.stop(5) is True
+    assert (runtime._state, delayq.state.supervisor) == ("ended", None)
+    assert not any(thread.is_alive() for thread in [*runtime.pool.threads, *runtime._threads.values()])
+    assert delayq.state.backend.processes() == []
+
+
+def test_a_signal_handler_may_stop_in_the_middle_of_a_stop(delayq: DelayQ) -> None:
+    """In more of a hurry: it does not wait for the stop that it interrupts."""
+    delayq.start()
+    runtime = delayq.state.supervisor
+    begun, go_on = threading.Event(), threading.Event()
+
+    @delayq.task
+    def stubborn() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    job = stubborn.enqueue()
+    assert begun.wait(5)
+    join = runtime.pool.join
+    answers: list[bool] = []
+
+    def struck(deadline: Callable[[], float]) -> bool:
+        runtime.pool.join = join
+        answers.append(delayq.stop(0))
+        go_on.set()
+        return join(deadline)
+
+    runtime.pool.join = struck
+    before = time.monotonic()
+    assert delayq.stop(30) is True
+    assert answers == [False] and quiet_seconds(before) < 10
+    assert job.refresh().state is JobState.COMPLETED
+    wait_until(lambda: delayq.state.supervisor is None, what="it has retired")
 
 
 def test_every_state_is_left_forward_only(delayq: DelayQ) -> None:

@@ -7,12 +7,10 @@ tests throws one, in every such instant in turn.
 
 from __future__ import annotations
 
-import dis
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -28,58 +26,9 @@ from flask_delayq.runtime.recorder import Recorder
 from flask_delayq.runtime.workers import Workers
 from flask_delayq.task import Task, TaskRegistry
 from flask_delayq.testing import FakeClock
+from thrower import Thrower, instants
 
 FILES = {module.__file__ for module in (held, executor, pool, recorder, workers)}
-
-
-class Late(BaseException):
-    """What a time limit throws."""
-
-
-class Thrower:
-    """Throws once, at the n-th instant at which the interpreter could."""
-
-    def __init__(self, nth: int) -> None:
-        self.left = nth
-        self._calls: dict[CodeType, dict[int, bool]] = {}
-
-    @property
-    def has_thrown(self) -> bool:
-        return self.left < 0
-
-    def trace(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if frame.f_code.co_filename not in FILES:
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "call":
-            self._strike()
-            after_call = [False]
-
-            def on_opcode(frame: FrameType, event: str, arg: Any) -> Any:
-                if event == "opcode":
-                    if after_call[0]:
-                        self._strike()
-                    after_call[0] = self._is_call(frame)
-                return on_opcode
-
-            return on_opcode
-        return None
-
-    def _strike(self) -> None:
-        if not self.left:
-            self.left = -1
-            raise Late
-        if self.left > 0:
-            self.left -= 1
-
-    def _is_call(self, frame: FrameType) -> bool:
-        code = frame.f_code
-        if code not in self._calls:
-            self._calls[code] = {
-                one.offset: one.opname.startswith(("CALL", "JUMP_BACKWARD", "JUMP_ABSOLUTE"))
-                for one in dis.get_instructions(code)
-            }
-        return self._calls[code].get(frame.f_lasti, False)
 
 
 class Rig:
@@ -124,21 +73,8 @@ class Rig:
         return held
 
     def work(self, held: HeldClaim, thrower: Thrower) -> None:
-        """In a thread of its own, which is gone afterwards: a worker dies of what it does not catch."""
-
-        def run() -> None:
-            sys._getframe().f_trace_opcodes = True  # 3.12 wants it before the tracing begins
-            sys.settrace(thrower.trace)
-            try:
-                self.workers._work(held)
-            except Late:
-                pass
-            finally:
-                sys.settrace(None)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join(10)
+        """In a thread of its own: a worker dies of what it does not catch."""
+        thrower.run(lambda: self.workers._work(held))
 
     def tidy(self) -> None:
         """What the dispatcher, the maintenance and the recorder do next."""
@@ -149,22 +85,18 @@ class Rig:
         self.recorder.turn(self.clock.now())
 
 
-def instants() -> int:
-    """How many there are. Since 3.12 a function is traced by its steps from its second call on."""
-    for _ in range(3):
-        thrower = Thrower(10_000)
-        rig = Rig()
-        rig.work(rig.handed_over(), thrower)
-    return 10_000 - thrower.left
+def work_once(thrower: Thrower) -> None:
+    rig = Rig()
+    rig.work(rig.handed_over(), thrower)
 
 
 def test_whenever_an_exception_strikes_no_claim_and_no_place_is_lost() -> None:
-    among = instants()
+    among = instants(work_once, FILES)
     assert among > 40
     ends, struck = set(), 0
     for nth in range(among):
         rig = Rig()
-        thrower = Thrower(nth)
+        thrower = Thrower(nth, FILES)
         rig.work(rig.handed_over(), thrower)
         struck += thrower.has_thrown
         rig.tidy()
@@ -216,6 +148,35 @@ def test_a_thread_that_is_given_the_ident_of_a_dead_one_ends_what_that_left() ->
     rig.recorder.turn(rig.clock.now())
     (record,) = rig.backend.list(JobQuery(), now=rig.clock.now())
     assert (record.stored, rig.ran) == (StoredState.FAILED, 0)
+
+
+def test_a_thread_that_begins_while_the_dead_are_counted_is_none_of_them() -> None:
+    """One replaces a dead thread while a stop settles what the dead have left."""
+    rig = Rig()
+    ident = threading.get_ident()
+
+    class Threads(list[threading.Thread]):
+        def __iter__(self) -> Iterator[threading.Thread]:
+            threads = list(super().__iter__())  # before it begins
+            held = rig.handed_over()
+            rig.claims.begin(held, rig.workers._executor.start(held.claim), ident)
+            return iter(threads)
+
+    rig.workers.pool._threads = Threads()
+    rig.workers.settle_dead()
+    assert rig.recorder.backlog == 0 and ident in rig.claims.working
+
+
+def test_a_worker_that_was_taken_for_dead_frees_no_place_twice() -> None:
+
+    class Settled(Rig):
+        def _run(self) -> int:
+            self.workers.settle_dead()  # of whose threads this is none
+            return super()._run()
+
+    rig = Settled()
+    rig.workers._work(rig.handed_over())
+    assert (rig.ran, rig.claims.working, rig.workers.pool.busy) == (1, {}, 0)
 
 
 class Marks:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
+from types import FrameType
 from typing import Any
 
 import msgspec
 import pytest
 from flask import Flask
 
-from flask_delayq import Cancel, DelayQ, Job, JobState, current_job
+from flask_delayq import Cancel, DelayQ, Job, JobState, bell, client, current_job
+from flask_delayq.bell import Bell
 from flask_delayq.clock import MAX_DELAY
 from flask_delayq.errors import (
     ArgumentError,
@@ -572,15 +575,44 @@ def test_a_wait_is_woken_by_a_cancel(delayq: DelayQ) -> None:
     waiter = threading.Thread(target=lambda: states.append(delayq.get(job.id).wait(5).state))
     waiter.start()
     wait_until(lambda: delayq.client._waiting, what="it waits")
-    bell = (
-        threading.Event()
-    )  # not the waiter's own, which it clears; it might also have looked by itself
-    delayq.client._waiting[job.id].append(bell)
+    other = (
+        Bell()
+    )  # not the waiter's own, whose wait takes the ring; it might also have looked by itself
+    delayq.client._waiting[job.id].append(other)
     job.cancel()
-    assert bell.is_set()
+    assert other.wait(0)
     waiter.join(5)
     assert states == ["cancelled"]
     delayq.client._waiting.clear()
+
+
+@pytest.mark.parametrize("nth", range(1, 60))
+def test_a_signal_handler_may_cancel_the_job_that_its_thread_waits_for(delayq: DelayQ, nth: int) -> None:
+    """In any line of the wait: here without a signal, and in a thread that may stand still."""
+    job = delayq.task(name="t")(lambda: None).enqueue_in(60)
+    files = {threading.__file__, client.__file__, bell.__file__}
+    lines = 0
+
+    def handle(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line" and frame.f_code.co_name not in ("run", "_bootstrap_inner"):
+            lines += 1
+            if lines == nth:
+                sys.settrace(None)
+                job.cancel()
+        return handle
+
+    def wait() -> None:
+        sys.settrace(handle)
+        job.wait(5)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert job.state is JobState.CANCELLED
 
 
 def test_waiting_inside_a_task_is_refused_unless_there_is_nothing_to_wait_for(delayq: DelayQ) -> None:

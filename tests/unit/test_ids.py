@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from flask_delayq import ids
 from flask_delayq.errors import InvalidNameError
 from flask_delayq.ids import check_name, new_id
 
@@ -38,9 +39,16 @@ def test_ids_of_many_threads_are_all_different() -> None:
     assert len({one for mine in made for one in mine}) == 10_000
 
 
+def test_ids_that_were_seen_tell_nothing_of_the_next_one() -> None:
+    made = [new_id() for _ in range(2000)]
+    assert len({one[18:] for one in made}) == 2000
+    assert len({one[18:20] for one in made}) > 200, "all digits are random ones"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_child_does_not_go_on_with_the_ids_of_its_parent() -> None:
     reader, writer = os.pipe()
+    new_id()  # there are digits for the next ids
     child = os.fork()
     if child == 0:
         os.write(writer, new_id().encode())
@@ -52,6 +60,15 @@ def test_a_forked_child_does_not_go_on_with_the_ids_of_its_parent() -> None:
     ours = new_id()
     assert len(theirs) == 28
     assert theirs[18:] != ours[18:]
+
+
+def test_a_child_that_ran_no_fork_hook_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    new_id()
+    tails = list(ids._tails)
+    monkeypatch.setattr(ids, "_pid", -1)
+    monkeypatch.setattr(ids, "_moment", (0, ""))  # a millisecond has passed
+    assert new_id()[18:] not in tails
+    assert not set(ids._tails) & set(tails)
 
 
 @pytest.mark.parametrize("name", ["a", "9", "a.b-c_d:e", "A" * 128, "mail", "0" * 28])

@@ -199,7 +199,7 @@ class MemoryBackend(Inspection, MemorySchedules, Backend):
         tasks: Collection[str] | None = None,
     ) -> list[Claim]:
         store = self._store
-        with store.lock:
+        with store.lock, store.whole:
             if owner in store.claim_no_more:
                 return []
             serving = [q for q in store.named(queues) if q.waiting and not q.paused]
@@ -212,25 +212,31 @@ class MemoryBackend(Inspection, MemorySchedules, Backend):
             put_back(store, due, chosen)
             mono = self._clock.monotonic()
             claims = []
-            for _, _, _, row in chosen:
-                store.queues[row.new.queue].waiting -= 1
-                store.waiting -= 1
-                claims.append(store.run(row, owner, lease, mono, now))
-            return claims
+            try:
+                for _, _, _, row in chosen:
+                    store.queues[row.new.queue].waiting -= 1
+                    store.waiting -= 1
+                    claims.append(store.run(row, owner, lease, mono, now))
+                return claims
+            except BaseException:
+                for _, _, _, row in chosen:
+                    row.stored = StoredState.WAITING
+                    row.owner = None
+                raise
 
     def end_claims(self, owner: str) -> None:
         self._store.claim_no_more.add(owner)
 
     def record(self, outcomes: Sequence[Outcome], *, now: float) -> list[bool]:
         store = self._store
-        with store.lock:
+        with store.lock, store.whole:
             return [write_end(store, outcome) for outcome in outcomes]
 
     def renew(
         self, owner: str, held: Collection[Claim], *, lease: float, asked_at: float | None = None
     ) -> Renewal:
         store = self._store
-        with store.lock:
+        with store.lock, store.whole:
             mono = self._clock.monotonic() if asked_at is None else asked_at
             lost = []
             kept = set()
@@ -265,7 +271,7 @@ class MemoryBackend(Inspection, MemorySchedules, Backend):
         if not leases:
             return []  # of no owner it is certain that it is dead
         store = self._store
-        with store.lock:
+        with store.lock, store.whole:
             mono = self._clock.monotonic() if asked_at is None else asked_at
             running = store.running.values()
             dead = [row for row in running if row.lease_end <= mono and row.owner != judge]
@@ -313,7 +319,7 @@ class MemoryBackend(Inspection, MemorySchedules, Backend):
 
     def bring_forward(self, *, now: float, ahead: float = 0.0) -> int:
         store = self._store
-        with store.lock:
+        with store.lock, store.whole:
             early = [
                 row
                 for row in store.rows.values()
@@ -363,7 +369,7 @@ class MemoryBackend(Inspection, MemorySchedules, Backend):
     def withdraw(self, owner: str) -> None:
         store = self._store
         now = self._clock.now()
-        with store.lock:
+        with store.lock, store.whole:
             store.processes.pop(owner, None)
             for row in [row for row in store.running.values() if row.owner == owner]:
                 give_back(store, row, now)

@@ -15,7 +15,7 @@ _FAILED, _CANCELLED = StoredState.FAILED, StoredState.CANCELLED
 
 
 def cancel(store: Store, job_id: str, *, now: float, reason: str = "") -> StoredState | None:
-    with store.lock:
+    with store.lock, store.whole:
         row = store.rows.get(job_id)
         if row is None:
             return None
@@ -30,7 +30,7 @@ def cancel(store: Store, job_id: str, *, now: float, reason: str = "") -> Stored
 
 
 def revive(store: Store, job_id: str, *, run_at: float) -> StoredState | None:
-    with store.lock:
+    with store.lock, store.whole:
         row = store.rows.get(job_id)
         if row is None:
             return None
@@ -39,10 +39,11 @@ def revive(store: Store, job_id: str, *, run_at: float) -> StoredState | None:
             store.leave_final(row)
             row.attempt = row.rescues = 0
             row.suspect = row.later = False
-            row.finished_at = None
             row.cancel_requested = False
             row.run_at = run_at
-            store.wait(row)
+            row.finished_at = None
+            row.stored = _WAITING
+            store.stand(row, store.queue(row.new.queue))
         return before
 
 
@@ -59,7 +60,7 @@ def resume(store: Store, queue: str) -> None:
 
 
 def purge(store: Store, queue: str, *, now: float, limit: int = 1000) -> int:
-    with store.lock:
+    with store.lock, store.whole:
         found = store.queues.get(queue)
         if found is None:
             return 0
@@ -85,7 +86,7 @@ def forget_queues(store: Store) -> int:
 def prune(
     store: Store, *, finished_before: float, failed_before: float, keep: int | None, limit: int
 ) -> int:
-    with store.lock:
+    with store.lock, store.whole:
         gone = store.finished.take_before(finished_before, limit)
         gone += store.failed.take_before(failed_before, limit - len(gone))
         if keep is not None:

@@ -89,15 +89,15 @@ class Line:
     Most jobs come in order, so they stand in a queue; a heap keeps those that came out of turn.
     """
 
-    __slots__ = ("_heap", "_left", "_queue")
+    __slots__ = ("_heap", "_queue", "_standing")
 
     def __init__(self) -> None:
         self._queue: deque[Entry] = deque()  # in order
         self._heap: list[Entry] = []
-        self._left = 0
+        self._standing = 0
 
     def __len__(self) -> int:
-        return len(self._queue) + len(self._heap) - self._left
+        return self._standing
 
     def __iter__(self) -> Iterator[Entry]:
         """Those that stand in it, in no order."""
@@ -105,6 +105,7 @@ class Line:
 
     def join(self, moment: float, row: Row, place: int) -> None:
         row.place = place
+        self._standing += 1
         entry = (moment, row.new.id, place, row)
         queue = self._queue
         if not queue or queue[-1] <= entry:
@@ -114,6 +115,7 @@ class Line:
 
     def put_back(self, entry: Entry) -> None:
         """Let one that was taken out stand at its old place again; of several the last one first."""
+        self._standing += 1
         queue = self._queue
         if not queue or entry <= queue[0]:
             queue.appendleft(entry)
@@ -122,17 +124,16 @@ class Line:
 
     def leave(self, row: Row) -> None:
         row.place = 0
-        self._left += 1
-        if self._left > 64 and self._left > len(self):
-            entries = sorted(self)
-            self._queue, self._heap, self._left = deque(entries), [], 0
+        self._standing -= 1
+        left = len(self._queue) + len(self._heap) - self._standing
+        if left > 64 and left > self._standing:
+            self._queue, self._heap = deque(sorted(self)), []
 
     def first(self) -> Entry | None:
         while (entry := self._head()) is not None:
             if entry[3].place == entry[2]:
                 return entry
             self._drop_head(entry)
-            self._left -= 1
         return None
 
     def take_before(self, moment: float, limit: int) -> list[Entry]:
@@ -157,8 +158,7 @@ class Line:
                 self._drop_head(entry)
             if entry[3].place == entry[2]:
                 taken.append(entry)
-            else:
-                self._left -= 1
+        self._standing -= len(taken)
         return taken
 
     def _head(self) -> Entry | None:
@@ -204,12 +204,17 @@ class Queue:
     def order_by_task(self) -> None:
         if self._is_by_task:
             return
-        self._is_by_task = True
-        before = self.all_lines()
-        self._lines, self._suspects = {}, {}
-        for line in before:
+        ordered = Queue(self.name)
+        ordered._is_by_task = True
+        for line in self.all_lines():
             for moment, _, place, row in sorted(line):
-                self.line_of(row).join(moment, row, place)
+                ordered.line_of(row).join(moment, row, place)
+        # In one step, as an exception from outside may come at any call.
+        self._lines, self._suspects, self._is_by_task = ordered._lines, ordered._suspects, True
+
+    def clear(self) -> None:
+        """Begin anew: nobody waits."""
+        self._lines, self._suspects, self.waiting = {}, {}, 0
 
     def take_due(self, now: float, limit: int, tasks: Collection[str] | None) -> list[list[Entry]]:
         """Remove and return the first due jobs of each priority, suspects left aside. There may be more

@@ -57,7 +57,7 @@ class MemorySchedules(Schedulable):
 
     def fire(self, schedule: ScheduleRecord, job: NewJob | None, *, next_due: float) -> Enqueued | None:
         store = self._store
-        with store.lock:
+        with store.lock, store.whole:
             known = store.schedules.get(schedule.name)
             if known is None or known.paused:
                 return None

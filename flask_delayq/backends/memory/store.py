@@ -17,6 +17,38 @@ _WAITING, _RUNNING = StoredState.WAITING, StoredState.RUNNING
 _FAILED, _CANCELLED = StoredState.FAILED, StoredState.CANCELLED
 
 
+class _Lock(type(threading.RLock())):  # type: ignore[misc]
+    """A reentrant lock that is never left behind by an exception from outside.
+
+    CPython 3.14 delivers a signal also between ``__enter__`` and the block, if that is a method in C.
+    ``__exit__`` stays in C: into a method in Python the signal would come before the release.
+    """
+
+    def __enter__(self) -> bool:
+        try:
+            return bool(self.acquire())
+        except BaseException:
+            if self._is_owned():
+                self.release()
+            raise
+
+
+class _Whole:
+    """A block after which the store is whole again, also if an exception cuts it off."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        """Nothing is to be done yet."""
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None:
+            self._store.stand_anew()
+
+
 class Store:
     """Jobs, queues, schedules and processes behind one lock.
 
@@ -29,7 +61,7 @@ class Store:
 
     def clear(self) -> None:
         """Begin anew, with a lock that nobody holds."""
-        self._lock = threading.RLock()
+        self._lock = _Lock()
         self.rows: dict[str, Row] = {}
         self.running: dict[str, Row] = {}
         self.suspect_of: dict[str, str] = {}
@@ -48,15 +80,20 @@ class Store:
         self.places = count(1)
 
     @property
-    def lock(self) -> threading.RLock:
+    def lock(self) -> _Lock:
         """The lock, for a ``with``.
 
         :raises BackendUnavailableError: this thread holds it, so this is a finalizer or a signal handler
             in the middle of another verb.
         """
-        if self._lock._is_owned():  # type: ignore[attr-defined]
+        if self._lock._is_owned():
             raise nested()
         return self._lock
+
+    @property
+    def whole(self) -> _Whole:
+        """For a ``with``, under the lock, around what moves jobs."""
+        return _Whole(self)
 
     def queue(self, name: str) -> Queue:
         queue = self.queues.get(name)
@@ -137,6 +174,9 @@ class Store:
         row.stored = state
         row.owner = None
         row.finished_at = at
+        self._stand_as_final(row, state, at)
+
+    def _stand_as_final(self, row: Row, state: StoredState, at: float) -> None:
         if state is _CANCELLED:
             self.cancelled += 1
         (self.failed if state is _FAILED else self.finished).join(at, row, next(self.places))
@@ -177,6 +217,23 @@ class Store:
             missing = queue.count() - queue.waiting
             queue.waiting += missing
             self.waiting += missing
+
+    def stand_anew(self) -> None:
+        """After an exception that cut a verb off: let every job stand where its row says."""
+        for queue in self.queues.values():
+            queue.clear()
+        self.running, self.suspect_of = {}, {}
+        self.finished, self.failed = Line(), Line()
+        self.waiting = self.cancelled = 0
+        for row in self.rows.values():
+            if row.stored is _WAITING:
+                self.stand(row, self.queue(row.new.queue))
+            elif row.finished_at is not None:
+                self._stand_as_final(row, row.stored, row.finished_at)
+            else:
+                self.running[row.new.id] = row
+                if row.suspect and row.owner is not None:
+                    self.suspect_of[row.owner] = row.new.id
 
     def forget(self, row: Row) -> None:
         """Delete a final job that was taken out of its line."""

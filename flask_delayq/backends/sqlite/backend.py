@@ -37,7 +37,7 @@ from .host.leftovers import Leftovers
 from .host.liveness import SignsOfLife
 from .host.marks import Marks
 from .inspectable import Inspection
-from .verbs import by_task, changes, claiming, enqueueing, processes, rescues, schedules
+from .verbs import by_task, changes, claiming, enqueueing, pending, processes, rescues, schedules
 from .verbs.outcomes import DURABLE, record, record_one_by_one, set_progress, should_stop
 
 _RING_AHEAD = 1.5
@@ -71,17 +71,21 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         self._clock = clock
         boot = boot_id()
         self._notes_clock = boot.startswith(UNKNOWN_BOOT)
-        self._store = Store(
-            path, given=given, synchronous=synchronous == "FULL", boot=boot, clock=clock.monotonic
-        )
         self._signs = SignsOfLife(f"{path}.live", path)
-        self._marks = Marks(f"{path}.live", path, boot)
+        self._store = Store(
+            path,
+            given=given,
+            synchronous=synchronous == "FULL",
+            boot=boot,
+            clock=clock.monotonic,
+            lives=self._signs.alive,
+        )
+        self._marks = Marks(f"{path}.live", path, boot, self._signs.alive)
         self._bells = Bells(f"{path}.live", path)
         self._leftovers = Leftovers(f"{path}.live", path, self._signs)
         self._checkpoints = Checkpoints(self._store)
         self._health = StoreHealth(self._store, self._checkpoints)
         self._turns = Turns()
-        self._ordered_by_task = False
         # For as long as this object lives: a claim may wait for the store when its owner has gone.
         self._claim_no_more: set[str] = set()
 
@@ -101,6 +105,8 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         max_pending_total: int | None = None,
         claim_for: ClaimFor | None = None,
     ) -> list[Enqueued]:
+        if max_pending is not None or max_pending_total is not None:
+            timeout = self._store.once(pending.count_from_now_on, timeout)
         try:
             stored = self._store.write(
                 lambda sql: enqueueing.enqueue(
@@ -142,7 +148,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         if limit <= 0:
             return []
         if tasks is not None:
-            self._order_by_task()
+            self._store.once(by_task.make_index)
         return self._store.write(
             lambda sql: (
                 []
@@ -251,7 +257,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         tasks: Collection[str] | None = None,
     ) -> float | None:
         if tasks is not None:
-            self._order_by_task()
+            self._store.once(by_task.make_index)
         return self._store.read(lambda sql: claiming.next_due(sql, queues, owner, tasks))
 
     def upcoming(
@@ -264,17 +270,12 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         tasks: Collection[str] | None = None,
     ) -> list[tuple[float, str]]:
         if tasks is not None:
-            self._order_by_task()
+            self._store.once(by_task.make_index)
         return self._store.read(
             lambda sql: claiming.upcoming(
                 sql, queues, after=after, until=until, limit=limit, tasks=tasks
             )
         )
-
-    def _order_by_task(self) -> None:
-        if not self._ordered_by_task:
-            self._store.write(by_task.make_index)
-            self._ordered_by_task = True
 
     def bring_forward(self, *, now: float, ahead: float = 0.0) -> int:
         brought, late = 0, now + ahead

@@ -131,13 +131,12 @@ class Checkpoints:
             finally:
                 sql.nap = NAP
             return
-        writer = self._store.writer
-        ticket = writer.ticket(machine_time() + REST_TIMEOUT)
-        try:
-            if writer.seize(ticket):
+
+        def copy(leads: bool) -> None:
+            if leads:
                 self._seen = sql.connection.wal_checkpoint()
-        finally:
-            writer.release(ticket)
+
+        self._store.writer.hold(machine_time() + REST_TIMEOUT, copy)
 
     def warning(self, size: int) -> str:
         """A note if the WAL file has outgrown what copying should leave, and why, as far as it is known.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -35,7 +36,8 @@ class Sql:
     _numbers: ClassVar[Iterator[int]] = itertools.count()
 
     __slots__ = (
-        *("_cursor", "_durable", "_name", "connection", "deadline", "made", "nap", "pid", "queues"),
+        *("__weakref__", "_cursor", "_durable", "_name", "connection", "deadline", "made", "nap", "pid"),
+        "queues",
     )
 
     def __init__(self, path: str, *, deadline: float) -> None:
@@ -64,7 +66,9 @@ class Sql:
             raise
 
     def _prepare(self) -> None:
-        self.connection.set_busy_handler(self._busy)
+        # One that is dropped is closed at once; with a reference in it it would wait for the collector.
+        me = weakref.ref(self)
+        self.connection.set_busy_handler(lambda tries: (sql := me()) is not None and sql._busy(tries))
         # Checkpoints belong to maintenance alone: a caller never pays for one.
         self.connection.wal_autocheckpoint(0)
         self._cursor = self.connection.cursor()
@@ -129,7 +133,8 @@ class Sql:
         self._open.discard(self._name)
 
     def __del__(self) -> None:
-        self._open.discard(self._name)  # apsw closes a connection that is dropped
+        if hasattr(self, "_name"):  # it may have been cut off before
+            self._open.discard(self._name)  # apsw closes a connection that is dropped
 
     @classmethod
     def how_many(cls, path: str) -> int:

@@ -3,12 +3,15 @@ Must not know what the rows mean to the verbs."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable
 
 import apsw
 
 from ....clock import machine_time
 from ....errors import StoreMismatchError
+from ..host.boots import UNKNOWN_BOOT
 from .connection import Sql
 
 APPLICATION_ID = 0x44_4C_59_51  # "DLYQ"
@@ -106,13 +109,14 @@ DROP INDEX job_running_rescued;
 """By version, what makes the next one of it."""
 
 
-def ensure(sql: Sql, path: str, boot: str, clock: float) -> None:
+def ensure(sql: Sql, path: str, boot: str, clock: float, lives: Callable[[str], bool | None]) -> None:
     """Make the open file a store of this version, or refuse it; safe in many processes at once.
 
     A new file is filled, a store of an earlier version is brought up to date; each in one transaction.
 
     :param boot: identifies the boot of this host; leases of an earlier one are ended.
     :param clock: the present on the leases' clock, which begins anew with each boot.
+    :param lives: whether an owner shows a sign of life.
     :raises StoreMismatchError: another application's file, or a newer version's.
     """
     if _is_new(sql, path):
@@ -127,7 +131,7 @@ def ensure(sql: Sql, path: str, boot: str, clock: float) -> None:
         _switch_to_wal(sql)
     if sql.value("PRAGMA user_version") < VERSION:
         _upgrade(sql)
-    _end_leases_of_another_boot(sql, boot, clock)
+    _end_leases_of_another_boot(sql, boot, clock, lives)
 
 
 def _execute(sql: Sql, statements: str) -> None:
@@ -177,21 +181,41 @@ def _switch_to_wal(sql: Sql) -> None:
             time.sleep(0.005)
 
 
-def _end_leases_of_another_boot(sql: Sql, boot: str, clock: float) -> None:
+def _end_leases_of_another_boot(
+    sql: Sql, boot: str, clock: float, lives: Callable[[str], bool | None]
+) -> None:
     if _is_of_this_boot(sql, boot, clock):
         return
     sql.rows("BEGIN IMMEDIATE")
     if not _is_of_this_boot(sql, boot, clock):
-        sql.run("UPDATE job SET lease_until = 0 WHERE state = 1")
-        sql.run("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
+        # Whoever lives is of this boot, whatever id it read: not every process can read it (systemd's
+        # ProcSubset=pid), and some containers have one of their own.
+        owners = [owner for (owner,) in sql.rows("SELECT DISTINCT owner FROM job WHERE state = 1")]
+        ended = json.dumps([owner for owner in owners if not lives(owner)])
+        sql.run(
+            "UPDATE job SET lease_until = 0"
+            " WHERE state = 1 AND owner IN (SELECT value FROM json_each(?))",
+            (ended,),
+        )
+        if not _tells_nothing(boot) or "boot" not in _facts(sql):
+            sql.run("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
         sql.run("DELETE FROM meta WHERE name = 'clock'")
     sql.rows("COMMIT")
 
 
 def _is_of_this_boot(sql: Sql, boot: str, clock: float) -> bool:
-    facts = sql.rows("SELECT name, value FROM meta WHERE name IN ('boot', 'clock')")
-    found: dict[str, str] = dict(facts)
-    return found.get("boot") == boot and float(found.get("clock", 0)) <= clock
+    facts = _facts(sql)
+    known = facts.get("boot")
+    same = known is not None if _tells_nothing(boot) else known == boot
+    return same and float(facts.get("clock", 0)) <= clock
+
+
+def _facts(sql: Sql) -> dict[str, str]:
+    return dict(sql.rows("SELECT name, value FROM meta WHERE name IN ('boot', 'clock')"))
+
+
+def _tells_nothing(boot: str) -> bool:
+    return boot.startswith(UNKNOWN_BOOT)
 
 
 def note_clock(sql: Sql, clock: float) -> None:

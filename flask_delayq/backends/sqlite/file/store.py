@@ -43,6 +43,7 @@ class Store:
     :param synchronous: whether commits that say so are flushed to the disk.
     :param boot: identifies this boot of the host.
     :param clock: tells the present on the leases' clock.
+    :param lives: whether an owner shows a sign of life.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Store:
         synchronous: bool,
         boot: str,
         clock: Callable[[], float],
+        lives: Callable[[str], bool | None],
         given: str | None = None,
     ) -> None:
         self.file = StoreFile(path, given or path)
@@ -70,7 +72,9 @@ class Store:
         self.flushes = synchronous
         self._boot = boot
         self._clock = clock
+        self._lives = lives
         self._write: Sql | None = None
+        self._made: set[Callable[[Sql], None]] = set()
         self._checked_at = 0.0
         self._ticket: Request | None = None
         forking.watch(self)
@@ -122,6 +126,16 @@ class Store:
         if durable:
             self.last_error = None
         return result
+
+    def once(self, make: Callable[[Sql], None], timeout: float = TIMEOUT) -> float:
+        """Make what is made on demand, in a write of its own, which nothing that is refused later rolls
+        back; the seconds that are left of those given."""
+        if make in self._made:
+            return timeout
+        deadline = machine_time() + timeout
+        self.write(make, timeout=timeout)
+        self._made.add(make)
+        return max(0.0, deadline - machine_time())
 
     def _note(self, error: BackendUnavailableError) -> None:
         self.last_error = error
@@ -181,22 +195,23 @@ class Store:
 
     def _open_now(self, deadline: float) -> None:
         """Open the store without a write, which a file that is read-only would refuse."""
-        ticket = self.writer.ticket(deadline)
-        try:
-            if not self.writer.seize(ticket):
+
+        def open_it(leads: bool) -> None:
+            if not leads:
                 raise BackendUnavailableError(f"the store {self.file.path} is busy", reason="locked")
             self._writing(deadline)
+
+        try:
+            self.writer.hold(deadline, open_it)
         except apsw.Error as error:
             raise translate(error, self.file.path) from error
-        finally:
-            self.writer.release(ticket)
 
     def _open(self, deadline: float) -> Sql:
         if Sql.is_inherited(self.file.path):
             raise self._inherited()
         sql, identity = self._connect(deadline)
         try:
-            schema.ensure(sql, self.file.path, self._boot, self._clock())
+            schema.ensure(sql, self.file.path, self._boot, self._clock(), self._lives)
             self.headroom.watch(sql)
             self.file.remember(identity)
             self.file.verify()
@@ -218,13 +233,17 @@ class Store:
         guard = self.file.guard
         refuse_inside(guard)
         try:
-            if not guard.acquire(timeout=max(0.0, min(deadline - machine_time(), TIMEOUT))):
-                raise BackendUnavailableError(f"the store {self.file.path} is busy", reason="locked")
-            identity = self.file.prepare()
-            if self.file.is_another(identity):
-                sidecars.check_free(self.file.path)
-            return Sql(self.file.path, deadline=deadline), identity
-        finally:
+            try:
+                if not guard.acquire(timeout=max(0.0, min(deadline - machine_time(), TIMEOUT))):
+                    raise BackendUnavailableError(f"the store {self.file.path} is busy", reason="locked")
+                identity = self.file.prepare()
+                if self.file.is_another(identity):
+                    sidecars.check_free(self.file.path)
+                return Sql(self.file.path, deadline=deadline), identity
+            finally:
+                if is_held_here(guard):
+                    guard.release()
+        finally:  # as in the writer: an exception may be thrown in before the first has done it
             if is_held_here(guard):
                 guard.release()
 
@@ -248,49 +267,58 @@ class Store:
             sql.close(checkpoint=False)
 
     def _discard_from_outside(self, error: BaseException, deadline: float) -> None:
-        ticket = self.writer.ticket(deadline)
-        try:
-            if self.writer.seize(ticket):
-                self._discard(error)
-        finally:
-            self.writer.release(ticket)
+        self.writer.hold(deadline, lambda leads: self._discard(error) if leads else None)
 
     # --- closing and forking ---------------------------------------------------------------------------
 
     def close(self, *, checkpoint: bool = True, timeout: float = TIMEOUT) -> bool:
         """Close every connection; whether all of them could be had in time."""
         deadline = machine_time() + timeout
-        ticket = self.writer.ticket(deadline)
-        try:
-            shut = self._shut(ticket, deadline, checkpoint=checkpoint)
-            if shut:
-                self.file.forget()
-            return shut
-        finally:
-            self._reopen(ticket)
 
-    def _shut(self, ticket: Request, deadline: float, *, checkpoint: bool) -> bool:
-        """Stop everybody and close every connection; whether all could be had in time. Whatever happens,
-        :meth:`_reopen` must follow."""
-        if not self.writer.seize(ticket) or not self.readers.shut(deadline, checkpoint=checkpoint):
+        def close_it(leads: bool) -> bool:
+            try:
+                try:
+                    shut = leads and self._shut(deadline, checkpoint=checkpoint)
+                    if shut:
+                        self.file.forget()
+                    return shut
+                finally:
+                    self.readers.open()
+            finally:
+                self.readers.open()
+
+        return self.writer.hold(deadline, close_it)
+
+    def _shut(self, deadline: float, *, checkpoint: bool) -> bool:
+        """Stop everybody and close every connection; whether all could be had in time (leader only).
+        Whatever happens, ``readers.open`` must follow."""
+        if not self.readers.shut(deadline, checkpoint=checkpoint):
             return False
         sql = self._write
         if sql is not None:
-            sql.close(checkpoint=checkpoint)
-            self._write = None
+            try:
+                sql.close(checkpoint=checkpoint)
+            finally:
+                self._write = None
         return True
 
     def before_fork(self, timeout: float) -> None:
         """Close every connection, if all of them can be had in time."""
         deadline = machine_time() + timeout
         self._ticket = self.writer.ticket(deadline)
-        self._shut(self._ticket, deadline, checkpoint=False)
+        if self.writer.seize(self._ticket):
+            self._shut(deadline, checkpoint=False)
 
     def after_fork_in_parent(self) -> None:
         """Open again at the next use."""
-        ticket, self._ticket = self._ticket, None
-        if ticket is not None:
+        ticket = self._ticket
+        if ticket is None:
+            return
+        try:
             self._reopen(ticket)
+        finally:
+            self._reopen(ticket)
+        self._ticket = None
 
     def after_fork_in_child(self) -> None:
         """Begin anew; a store that came over open is refused when it is opened."""

@@ -149,9 +149,23 @@ class Writer:
 
     # --- the lead without a transaction: opening, closing, forking ----------------------------------
 
+    def hold(self, deadline: float, use: Callable[[bool], T]) -> T:
+        """Call ``use`` while nobody writes, and return what it returns.
+
+        :param use: is told whether the lead was to be had before the deadline.
+        """
+        ticket = self.ticket(deadline)
+        try:
+            try:
+                return use(self.seize(ticket))
+            finally:
+                self._leave(ticket)
+        finally:
+            self._leave(ticket)
+
     def ticket(self, deadline: float) -> Request:
-        """What :meth:`seize` takes the lead with. Made before, so that whatever is thrown into a thread
-        that seizes, there is something to release."""
+        """What :meth:`seize` takes the lead with, around a fork, where :meth:`hold` cannot be. Made
+        before, so that whatever is thrown into a thread that seizes, there is something to release."""
         return Request(None, durable=False, may_be_uncertain=False, deadline=deadline)
 
     def seize(self, ticket: Request) -> bool:
@@ -166,11 +180,8 @@ class Writer:
         return ticket.state is _LEADING
 
     def release(self, ticket: Request) -> None:
-        """Hand the lead on, if :meth:`seize` got it. May be called again."""
-        try:
-            self._leave(ticket)
-        finally:
-            self._leave(ticket)
+        """Hand the lead on, if :meth:`seize` got it. May be called again, and should be."""
+        self._leave(ticket)
 
     # --- waiting --------------------------------------------------------------------------------------
 

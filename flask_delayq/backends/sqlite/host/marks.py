@@ -13,9 +13,9 @@ kill:
 - after that: the job does not run in this claim any more, and nobody asks.
 
 Whatever makes marks unreliable makes them count for nothing, and everything claimed counts as begun:
-no file (none could be made, or it was removed and is not made again yet), a file of another boot (pages
-may be missing after a power cut), an owner that began a run before it had a file, more runs at once than
-there are places.
+no file (none could be made, or it was removed and is not made again yet), a dead owner's file of another
+boot (pages may be missing after a power cut), an owner that began a run before it had a file, more runs
+at once than there are places.
 
 The room of the file is reserved when it is made, so that storing into it cannot fail for want of space
 (SIGBUS). Where a file system writes changes elsewhere (btrfs, ZFS) the same is true as of SQLite's
@@ -64,12 +64,20 @@ class Marks:
     :param folder: where the files are.
     :param store: the path of the store.
     :param boot: identifies this boot of the host.
+    :param lives: whether an owner shows a sign of life.
     """
 
-    def __init__(self, folder: str, store: str, boot: str) -> None:
+    def __init__(
+        self,
+        folder: str,
+        store: str,
+        boot: str,
+        lives: Callable[[str], bool | None] = lambda owner: None,
+    ) -> None:
         self._folder = folder
         self._store = store
         self._boot = boot
+        self._lives = lives
         self._no_boot = boot.startswith(UNKNOWN_BOOT)
         self._tables: dict[str, _Table | None] = {}
         """By owner; ``None``: it has no marks, for good."""
@@ -185,8 +193,6 @@ class Marks:
         return may_have_begun
 
     def _read(self, owner: str) -> frozenset[bytes] | None:
-        if self._no_boot:
-            return None
         try:
             descriptor = os.open(self._path(owner), os.O_RDONLY | folders.SAFELY)
             try:
@@ -196,7 +202,10 @@ class Marks:
                 os.close(descriptor)
         except OSError:
             return None
-        if len(content) != _SIZE or not content.startswith(self._header()):
+        if len(content) != _SIZE or not content.startswith(_MAGIC):
+            return None
+        known = not self._no_boot and content.startswith(self._header())
+        if not known and not self._lives(owner):  # who lives is of this boot, whatever id it read
             return None
         used = len(content.rstrip(b"\0"))
         size = _ENTRY.size

@@ -52,7 +52,7 @@ def check_room(
     """
     if not jobs:
         return
-    _count_from_now_on(sql)
+    count_from_now_on(sql)
     more: Mapping[str, int]
     if len(jobs) == 1:  # most calls: it has to be quick
         queue = jobs[0].queue
@@ -69,7 +69,8 @@ def check_room(
         raise QueueFullError(None, max_pending_total)
 
 
-def _count_from_now_on(sql: Sql) -> None:
+def count_from_now_on(sql: Sql) -> None:
+    """Make the counters, if there are none: it looks at every job that waits, once."""
     if "pending" in sql.made:
         return
     if sql.value(_IS_COUNTED) is None:

@@ -1,0 +1,120 @@
+"""The end of the interpreter: every app of the process drains, and none begins a job meanwhile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flask_delayq.backends import open_backend
+from flask_delayq.backends.base import Inspectable
+from flask_delayq.clock import SystemClock
+from flask_delayq.job import JobQuery, StoredState
+
+TESTS = Path(__file__).parents[1]
+
+HEAD = f"""
+import os, sys, threading, warnings
+sys.path.insert(0, {str(TESTS)!r})
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+from kit import make_app
+from waiting import wait_until
+"""
+
+
+def program(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", HEAD + code, *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+TWO_APPS = """
+from flask_delayq.runtime.supervisor import Supervisor
+
+stop = Supervisor.stop
+draining, late = threading.Event(), threading.Event()
+first = []
+
+def tell_and_stop(supervisor, timeout):
+    first.append(supervisor.owner)
+    draining.set()
+    return stop(supervisor, timeout)
+
+Supervisor.stop = tell_and_stop
+
+def make(url):
+    _app, delayq = make_app(url=url, workers=1, drain_timeout=20)
+    begun = threading.Event()
+
+    @delayq.task(name="long")
+    def long():
+        begun.set()
+        draining.wait(10)
+        if first[0] == runtime.owner:
+            late.wait(1)  # which nobody sets: the other app has time to begin a job
+
+    @delayq.task(name="short", on_crash="fail")
+    def short():
+        late.set()
+        print("a job began while the first app drained")
+
+    delayq.start()
+    runtime = delayq.state.supervisor
+    long.enqueue()
+    begun.wait(10)
+    for _ in range(3):
+        short.enqueue()
+    return delayq
+
+apps = [make(url) for url in sys.argv[1:]]
+"""
+
+
+def test_while_one_app_drains_at_the_end_no_other_begins_a_job(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path / name}" for name in ("one.sqlite3", "two.sqlite3")]
+    ran = program(TWO_APPS, *urls)
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
+    now = SystemClock().now()
+    for url in urls:
+        with closing(open_backend(url, clock=SystemClock())) as store:
+            store.rescue(now=now, max_rescues=3)
+            assert isinstance(store, Inspectable)
+            jobs = store.list(JobQuery(), now=now)
+        short = [(job.stored, job.attempt, job.rescues) for job in jobs if job.task == "short"]
+        assert short == [(StoredState.WAITING, 0, 0)] * 3, "they wait, uncharged"
+        assert [job.stored for job in jobs if job.task == "long"] == [StoredState.COMPLETED]
+
+
+FORK = """
+from flask_delayq import at_exit
+
+held, go_on = threading.Event(), threading.Event()
+
+def stand_still():
+    with at_exit._lock:
+        held.set()
+        go_on.wait(20)
+
+_app, delayq = make_app()
+thread = threading.Thread(target=stand_still)
+thread.start()
+assert held.wait(5)
+pid = os.fork()
+go_on.set()
+if pid == 0:
+    threading.Timer(10, os._exit, (3,)).start()  # the lock of a thread that is not here
+    delayq.start()
+    os._exit(0)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system knows no fork")
+def test_a_child_starts_though_a_thread_of_its_parent_was_starting() -> None:
+    ran = program(FORK)
+    assert ran.returncode == 0, ran.stderr
