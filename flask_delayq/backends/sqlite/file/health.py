@@ -24,7 +24,7 @@ PROBE_AGAIN = 1.0
 """Seconds after a failed write in which a glance repeats its error and does not try anew."""
 
 _LASTING = ("full", "io", "read-only")
-"""Reasons that are taken to hold until a write succeeds. Others, a lock above all, say nothing of later."""
+"""Reasons that are taken to hold until a write succeeds. Others, as a lock, say nothing of later."""
 
 GLANCE_TIMEOUT = 0.2
 """Seconds that a glance waits at most, for a fork or for the file to be opened."""
@@ -99,7 +99,6 @@ class StoreHealth:
         except BackendError as error:
             return str(error)
         return ""
-
 
     def _is_in_trouble(self) -> bool:
         error = self._store.last_error
