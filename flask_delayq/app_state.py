@@ -77,6 +77,8 @@ class AppState:
         self.clock = clock
         self._find_access = access
         self.supervisor: Supervisor | None = None
+        self._earlier: list[Supervisor] = []
+        """Those before it of which a job still runs."""
         self.declined: str | None = None
         """Why this process will not run jobs by itself, if it has been decided."""
         self.lock = threading.RLock()
@@ -207,6 +209,8 @@ class AppState:
                 lambda: self._ended(runtime),
                 self.name,
             )
+            if self.supervisor is not None:
+                self._earlier.append(self.supervisor)
             self.supervisor = runtime
             drain_at_exit(self)
             try:
@@ -255,19 +259,24 @@ class AppState:
         :param timeout: seconds that running jobs get; by default ``DELAYQ_DRAIN_TIMEOUT``.
         """
         with self.lock:
-            supervisor = self.supervisor
-            if supervisor is None:
+            runtimes = [one for one in (self.supervisor, *self._earlier) if one is not None]
+            if not runtimes:
                 return True
             self.client.runner = None
             self.client.after_enqueue = self._after_enqueue
-        return supervisor.stop(self.drain_timeout if timeout is None else timeout)
+        now = self.clock.monotonic
+        end = now() + (self.drain_timeout if timeout is None else timeout)
+        return all([one.stop(max(0.0, end - now())) for one in runtimes])
 
     def _ended(self, runtime: Supervisor) -> None:
         """A runtime has come to its end, at a stop or when its last job ended long after."""
         with self.lock:
-            if self.supervisor is not runtime:
-                return  # another one was started meanwhile
-            self.supervisor = None
+            if runtime in self._earlier:
+                self._earlier.remove(runtime)
+            if self.supervisor is runtime:
+                self.supervisor = None
+            if self.supervisor is not None or self._earlier:
+                return  # who has jobs yet needs the store
         self.backend.close()
 
     def drain(self, limit: int | None = None) -> list[Outcome]:
@@ -351,6 +360,7 @@ class AppState:
         self.lock = threading.RLock()
         self._draining = threading.local()
         self.supervisor = None
+        self._earlier = []
         self.__dict__.pop("executor", None)
         if "client" in self.__dict__:
             self.client.forget_threads()

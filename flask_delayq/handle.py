@@ -127,6 +127,7 @@ class Job(Struct, Generic[R], eq=False, gc=False):
 
     @property
     def enqueued_at(self) -> datetime:
+        """When it was enqueued, or revived by the latest :meth:`retry`."""
         moment = to_datetime(self.record.enqueued_at)
         assert moment is not None
         return moment

@@ -162,7 +162,8 @@ class Backend(ABC):
 
         A running job in the owner's name that is not in ``held`` (same id and ``claim_no``) and was
         claimed or renewed at least a sixth of a lease ago is released in the same turn: it waits
-        again, uncharged. (Younger ones may be on their way from the store into memory.)
+        again, uncharged. (Younger ones may be on their way from the store into memory.) An interrupted
+        one is kept and its lease extended: its run may be going on in a thread that was given up.
 
         That it returns proves that the store can be written, also with nothing to renew.
 

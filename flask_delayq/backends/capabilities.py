@@ -58,7 +58,8 @@ class Inspectable(ABC):
         """Make a failed or cancelled job wait again, by a person's request; atomic. Returns its state
         *before*, ``None`` if there is no such job; other states are left alone.
 
-        Changes: ``attempt`` and ``rescues`` 0, ``finished_at`` and ``cancel_requested`` cleared, the
+        Changes: ``run_at`` and ``enqueued_at`` are that moment, as if it were enqueued then to run at
+        once; ``attempt`` and ``rescues`` 0, ``finished_at`` and ``cancel_requested`` cleared, the
         ``error`` kept for reading; ``claim_no`` goes on counting.
         """
 

@@ -22,7 +22,7 @@ from ..errors import BackendError
 from ..job import CANCELLED, Claim, Failure, Outcome, Verb
 from ..retry import Cancel, Retry, RetryPolicy, Snooze
 from ..running import RunningJob, running_job
-from ..serializer import encode, encode_failure
+from ..serializer import decode, encode, encode_failure
 from ..signals import (
     Signal,
     emit_contained,
@@ -156,16 +156,18 @@ class Executor:
         data = note = None
         if result is not None:
             try:
-                data = encode(result)
+                encoded = encode(result)
+                decode(encoded)  # CPython 3.14 writes what is nested more deeply than it can read
             except Exception as error:  # whatever a foreign object answers to being looked at
                 note = (
                     f"the task returned a {type(result).__name__} that JSON cannot carry: "
                     f"{_text_of(error)}"
                 )
             else:
-                if len(data) > self._max_result:
-                    note = f"the result takes {len(data):,} bytes, the limit is {self._max_result:,}"
-                    data = None
+                if len(encoded) > self._max_result:
+                    note = f"the result takes {len(encoded):,} bytes, the limit is {self._max_result:,}"
+                else:
+                    data = encoded
         if note is not None:
             _log.warning("job %s (%s) completed, but %s", claim.id, claim.task, note)
         error_bytes = encode_failure(Failure("ResultNotStored", note)) if note else None

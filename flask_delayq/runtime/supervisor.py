@@ -93,12 +93,7 @@ class Supervisor:
         self._stops = threading.RLock()  # reentrant: signal handlers may be in more of a hurry
         self.claims = HeldClaims()
         self.signal_sender = SignalSender(
-            backend,
-            sender,
-            scope,
-            clock,
-            lambda: self._telling.wake(),
-            self._retire_if_done,
+            backend, sender, scope, clock, lambda: self._telling.wake(), self._retire_if_done
         )
         self.recorder = Recorder(
             backend,
@@ -324,10 +319,16 @@ class Supervisor:
         began = thread is not None and thread.ident is not None
         if thread is not None and began and not thread.is_alive() and not loop.is_stopping:
             _log.error("the thread of the %s died and is replaced", loop.name)
-            self._make_thread(loop).start()
+            try:
+                self._make_thread(loop).start()
+            except RuntimeError:
+                self._threads[loop.name] = (
+                    thread  # there is none at the moment: the next turn asks again
+                )
+                raise
 
     def _ready(self) -> None:
-        doorbell = self._backend.open_doorbell(self.owner)
+        doorbell = self._doorbell or self._backend.open_doorbell(self.owner)  # there is no thread yet
         with self._lock:
             running = self._state == "running"
             if running:

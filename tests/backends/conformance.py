@@ -740,6 +740,20 @@ class ClaimConformance:
             backend.revive("b", run_at=then)
             assert backend.bring_forward(now=NOW) == 1
 
+    def test_what_was_revived_long_after_it_was_enqueued_is_brought_forward(
+        self, backend: Backend
+    ) -> None:
+        if not isinstance(backend, Inspectable):
+            pytest.skip("no person steers jobs here")
+        then = NOW + 3600
+        end(backend, started(backend), Verb.FAIL)
+        backend.revive("a", run_at=then)
+        assert take(backend) == []
+        assert backend.bring_forward(now=NOW) == 1
+        claim = take_one(backend)
+        end(backend, claim, Verb.RETRY, run_at=then)
+        assert backend.bring_forward(now=NOW) == 0, "a retry keeps its moment"
+
     def test_next_due_is_the_earliest_waiting_moment(self, backend: Backend) -> None:
         put(backend, new("a", run_at=NOW + 9, priority=HIGH), new("b", run_at=NOW + 5))
         put(backend, new("c", run_at=NOW + 2, queue="other"))
@@ -1017,6 +1031,19 @@ class LeaseConformance:
         assert backend.renew("me", [], lease=LEASE).released == ()
         clock.advance(TICK)
         assert backend.renew("me", [], lease=LEASE).released == ("a",)
+
+    def test_an_interrupted_job_is_kept_though_nobody_holds_it(
+        self, backend: Backend, clock: FakeClock
+    ) -> None:
+        claim = started(backend)
+        end(backend, claim, Verb.INTERRUPT)
+        clock.advance(LEASE - TICK)
+        renewal = backend.renew("me", [], lease=LEASE)
+        assert (renewal.lost, renewal.released) == ((), ())
+        clock.advance(LEASE - TICK)
+        assert rescue(backend) == [], "its lease was extended"
+        assert take(backend) == []
+        assert end(backend, claim)
 
     def test_renewing_releases_nothing_of_others(self, backend: Backend, clock: FakeClock) -> None:
         put(backend, new("a"), new("b"))
@@ -1706,6 +1733,7 @@ class InspectableConformance:
             before,
             stored=StoredState.WAITING,
             run_at=NOW + 5,
+            enqueued_at=NOW + 5,
             attempt=0,
             finished_at=None,
             cancel_requested=False,

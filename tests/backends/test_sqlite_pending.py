@@ -61,7 +61,7 @@ def test_a_refused_first_call_leaves_counters_that_are_right(path):
 
 
 def test_a_refusal_counts_the_jobs_only_once(path):
-    """A limit that is set on a store beyond it: each refusal counted all of them, under the write lock."""
+    """Also where a limit is set on a store that is beyond it: counting holds the write lock."""
     with opened(path) as backend:
         put(backend)
         put(backend)

@@ -718,19 +718,50 @@ def test_a_glance_waits_for_no_writer(backend, path):
         assert not unused._store.is_open
 
 
-def test_a_glance_tells_what_the_last_write_met_and_that_it_is_over(backend, path, monkeypatch):
+def test_a_glance_tells_of_a_lock_for_a_moment(backend, path, monkeypatch):
+    """Later it says nothing: that others hold the lock just now may be the best of signs."""
     put(backend)
     with child("hold", path, 20) as process:
         assert line(process) == "held"
         with pytest.raises(BackendUnavailableError):
             put(backend, timeout=0.05)
         assert "is locked" in backend.health(probe=False).reason
-        process.kill()
-        process.wait(5)
+        monkeypatch.setattr(health, "PROBE_AGAIN", 0.0)
+        assert backend.health(probe=False).ok
+        assert not backend.health().ok, "a person is told what a write meets"
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize("reason", ["full", "io", "read-only"])
+def test_a_glance_tells_what_the_last_write_met_until_one_succeeds(
+    backend, monkeypatch, reason, is_open
+):
+    put(backend)
+    backend._store._note(BackendUnavailableError("what it met", reason=reason))
+    if not is_open:
+        backend.close()  # as after an error after which the connections are not used any more
+    assert backend.health(probe=False).reason == "what it met"
     assert not backend.health(probe=False).ok, "a stranger's question is no reason to write each time"
     monkeypatch.setattr(health, "PROBE_AGAIN", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(health, "_write_something", lambda sql: sql.rows("SELECT * FROM nowhere"))
+        assert "nowhere" in backend.health(probe=False).reason
     assert backend.health(probe=False).ok
     assert backend._store.last_error is None
+
+
+def test_a_glance_makes_no_store_of_an_empty_file(path, monkeypatch):
+    path.touch()
+    monkeypatch.setattr(health, "PROBE_AGAIN", 0.0)
+    with opened(path) as backend:
+        with child("hold", path, 20) as process:
+            assert line(process) == "held"
+            with pytest.raises(BackendUnavailableError):
+                put(backend, timeout=0.1)
+        for reason in ("locked", "full"):
+            backend._store._note(BackendUnavailableError("what it met", reason=reason))
+            assert backend.health(probe=False).ok
+            assert path.stat().st_size == 0
 
 
 def test_a_glance_sees_that_the_file_is_gone(backend, path):

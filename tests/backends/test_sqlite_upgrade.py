@@ -178,3 +178,19 @@ def test_the_code_of_an_earlier_version_refuses_the_store(old, monkeypatch):
     with opened(old) as backend, pytest.raises(StoreMismatchError, match="upgrade Flask-DelayQ"):
         backend.counts(now=0)
     assert version_of(old) == 2
+
+
+def test_a_store_that_a_later_version_upgrades_meanwhile_keeps_its_version(old, monkeypatch):
+    """Between the look and the lock of this one, which knows the steps up to its own version only."""
+    upgrade = schema._upgrade
+
+    def after_a_later_one(*args):
+        connection = apsw.Connection(str(old))
+        connection.execute(f"{schema.UPGRADES[1]}; PRAGMA user_version = 3")
+        connection.close()
+        upgrade(*args)
+
+    monkeypatch.setattr(schema, "_upgrade", after_a_later_one)
+    with opened(old) as backend, pytest.raises(StoreMismatchError, match="upgrade Flask-DelayQ"):
+        backend.counts(now=0)
+    assert version_of(old) == 3

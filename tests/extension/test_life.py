@@ -297,6 +297,30 @@ def test_long_jobs_do_not_hold_short_ones_of_the_same_process_up(delayq: DelayQ)
         gate.set()
 
 
+def test_a_stop_says_that_a_job_of_an_earlier_runtime_still_runs(delayq: DelayQ) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    @delayq.task
+    def long() -> str:
+        begun.set()
+        go_on.wait(10)
+        return "late"
+
+    delayq.stop(5)
+    delayq.start()
+    job = long.enqueue()
+    assert begun.wait(5)
+    assert delayq.stop(0) is False
+    delayq.start()
+    assert delayq.stop(0.1) is False, "the job of the first one"
+    delayq.start()
+    go_on.set()
+    assert job.wait(5).result == "late"
+    wait_until(lambda: not delayq.state._earlier, what="it has ended")
+    assert delayq.task(name="t")(lambda: 5).enqueue().wait(5).result == 5
+    assert delayq.stop(5) is True
+
+
 def test_closures_run_in_the_background_with_an_app_context(delayq: DelayQ) -> None:
     assert delayq.submit(lambda: current_app.name).result(5) == "kit"
     assert list(delayq.map(lambda n: n * 2, [1, 2, 3])) == [2, 4, 6]

@@ -223,6 +223,17 @@ def test_a_result_that_json_cannot_carry_completes_the_job_and_says_so(
     assert bench.backend.claim(None, now=bench.clock.now() + 1e6, limit=1, owner="me", lease=60.0) == []
 
 
+@pytest.mark.parametrize("depth", [100, 10_000, 30_000, 50_000, 70_000])
+def test_a_result_that_is_stored_can_be_read(bench: Bench, depth: int) -> None:
+    outcome = bench.run(lambda: nested(depth))
+    assert outcome.verb is Verb.COMPLETE
+    if outcome.result is None:
+        assert failure(outcome).type == "ResultNotStored"
+        assert depth > 100
+    else:
+        assert decode(outcome.result)
+
+
 @pytest.mark.parametrize(("size", "fits"), [(63, True), (64, True), (65, False)])
 def test_a_result_above_the_limit_is_not_stored(size: int, fits: bool) -> None:
     bench = Bench(max_result=64)

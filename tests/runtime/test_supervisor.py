@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -238,6 +239,54 @@ def test_a_loop_whose_thread_died_is_replaced(
     wait_until(lambda: not thread.is_alive(), what="the thread is gone")
     wait_until(lambda: runtime._threads[name].is_alive(), what="another one turns")
     assert task.enqueue().wait(5).result == 5
+
+
+def refuse_once(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The system has no thread of this name, once; returns what was refused."""
+    start = threading.Thread.start
+    refused: list[str] = []
+
+    def start_unless(thread: threading.Thread) -> None:
+        if thread.name == name and not refused:
+            refused.append(name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_unless)
+    return refused
+
+
+@pytest.mark.parametrize("name", ["maintenance", "recorder"])
+def test_a_loop_for_which_no_thread_is_to_be_had_is_replaced_later(
+    delayq: DelayQ, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    delayq.start()
+    runtime = delayq.state.supervisor
+    wait_until(lambda: runtime.dispatcher.accepting, what="it is ready")
+    refused = refuse_once(f"delayq-{name}", monkeypatch)
+    thread = runtime._threads[name]
+    kill(thread)
+    (loop,) = (loop for loop in runtime.loops if loop.name == name)
+    loop.wake()
+    wait_until(lambda: refused, what="no thread is to be had")
+    wait_until(lambda: runtime._threads[name].is_alive(), 10, "another one turns")
+    assert delayq.task(name="t")(lambda: 5).enqueue().wait(5).result == 5
+
+
+def test_a_doorbell_for_which_no_thread_is_to_be_had_is_opened_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _app, delayq = make_app(url=f"sqlite:///{tmp_path / 'store.sqlite3'}")
+    faulty = install(delayq)
+    refused = refuse_once("delayq-doorbell", monkeypatch)
+    delayq.start()
+    runtime = delayq.state.supervisor
+    listening = runtime._listening.name
+    wait_until(lambda: refused, what="no thread is to be had")
+    wait_until(lambda: listening in runtime._threads and runtime._threads[listening].is_alive(), 10)
+    assert faulty.calls["open_doorbell"] == 1
+    delayq.state.close()
 
 
 def kill(thread: threading.Thread) -> None:

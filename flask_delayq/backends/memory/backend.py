@@ -238,21 +238,22 @@ class MemoryBackend(Inspection, MemorySchedules, Backend):
         store = self._store
         with store.lock, store.whole:
             mono = self._clock.monotonic() if asked_at is None else asked_at
-            lost = []
-            kept = set()
+            kept, lost = set(), []
             for claim in held:
-                row = store.held(claim)
-                if row is None or claim.owner != owner:
+                if claim.owner == owner and store.held(claim) is not None:
+                    kept.add(claim.id)
+                else:
                     lost.append(claim.id)
+            orphans = []
+            for job_id, row in store.running.items():
+                if row.owner != owner:
                     continue
-                kept.add(claim.id)
-                row.leased_at = mono
-                row.lease_end = mono + lease
-            orphans = [
-                row
-                for job_id, row in store.running.items()
-                if row.owner == owner and job_id not in kept and mono - row.leased_at >= lease / 6
-            ]
+                # An interrupted run may still be going on in a thread that was given up.
+                if job_id in kept or row.interrupted:
+                    row.leased_at = mono
+                    row.lease_end = mono + lease
+                elif mono - row.leased_at >= lease / 6:
+                    orphans.append(row)
             for row in orphans:
                 store.halt(row)
                 store.wait_or_cancel(row, self._clock.now())

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from math import inf
 
+from msgspec.structs import replace
+
 from ...job import CANCELLED, Failure, StoredState
 from ...serializer import encode_failure
 from .rows import Entry
@@ -40,6 +42,7 @@ def revive(store: Store, job_id: str, *, run_at: float) -> StoredState | None:
             row.attempt = row.rescues = 0
             row.suspect = row.later = False
             row.cancel_requested = False
+            row.new = replace(row.new, enqueued_at=run_at)
             row.run_at = run_at
             row.finished_at = None
             row.stored = _WAITING

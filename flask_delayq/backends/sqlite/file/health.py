@@ -23,6 +23,9 @@ PROBE_TIMEOUT = 1.0
 PROBE_AGAIN = 1.0
 """Seconds after a failed write in which a glance repeats its error and does not try anew."""
 
+_LASTING = ("full", "io", "read-only")
+"""Reasons that are taken to hold until a write succeeds. Others, as a lock, say nothing of later."""
+
 GLANCE_TIMEOUT = 0.2
 """Seconds that a glance waits at most, for a fork or for the file to be opened."""
 
@@ -72,7 +75,7 @@ class StoreHealth:
     def _try(self, timeout: float) -> str:
         """Write; why that failed, else empty."""
         # An empty transaction succeeds on a full disk: after trouble only a real write convinces.
-        troubled = self._store.last_error is not None
+        troubled = self._is_in_trouble()
         try:
             self._store.write(
                 _write_something if troubled else _begin, durable=troubled, timeout=timeout
@@ -84,9 +87,9 @@ class StoreHealth:
     def _glance(self) -> str:
         """What tells at once, without making anything and waiting for nobody."""
         store = self._store
-        if store.last_error is not None:
-            if machine_time() - store.failed_at < PROBE_AGAIN or not os.path.exists(store.file.path):
-                return str(store.last_error)
+        if store.last_error is not None and machine_time() - store.failed_at < PROBE_AGAIN:
+            return str(store.last_error)
+        if self._is_in_trouble() and file_size(store.file.path):  # an empty file would become a store
             # Nobody else may be writing here who would find out that all is well again.
             return self._try(0.0)
         if not store.is_open:
@@ -96,6 +99,10 @@ class StoreHealth:
         except BackendError as error:
             return str(error)
         return ""
+
+    def _is_in_trouble(self) -> bool:
+        error = self._store.last_error
+        return error is not None and error.reason in _LASTING
 
 
 def _begin(sql: Sql) -> None:

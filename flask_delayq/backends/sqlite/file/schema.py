@@ -130,7 +130,7 @@ def ensure(sql: Sql, path: str, boot: str, clock: float, lives: Callable[[str], 
     elif sql.value("PRAGMA journal_mode") != "wal":  # left so by a restored copy
         _switch_to_wal(sql)
     if sql.value("PRAGMA user_version") < VERSION:
-        _upgrade(sql)
+        _upgrade(sql, path)
     _end_leases_of_another_boot(sql, boot, clock, lives)
 
 
@@ -139,12 +139,22 @@ def _execute(sql: Sql, statements: str) -> None:
         sql.rows(statement)
 
 
-def _upgrade(sql: Sql) -> None:
+def _upgrade(sql: Sql, path: str) -> None:
     sql.rows("BEGIN IMMEDIATE")
-    for version in range(sql.value("PRAGMA user_version"), VERSION):  # none, if another was quicker
+    found = sql.value("PRAGMA user_version")  # another process may have been quicker
+    _refuse_later(found, path)
+    for version in range(found, VERSION):
         _execute(sql, UPGRADES[version])
-    sql.rows(f"PRAGMA user_version = {VERSION}")
+        sql.rows(f"PRAGMA user_version = {version + 1}")
     sql.rows("COMMIT")
+
+
+def _refuse_later(found: int, path: str) -> None:
+    if found > VERSION:
+        raise StoreMismatchError(
+            f"the store {path} has format {found}, this version of Flask-DelayQ knows up to "
+            f"{VERSION}: upgrade Flask-DelayQ, or let DELAYQ_URL name another file"
+        )
 
 
 def _is_new(sql: Sql, path: str) -> bool:
@@ -155,11 +165,7 @@ def _is_new(sql: Sql, path: str) -> bool:
         " FROM pragma_application_id, pragma_user_version"
     )
     if application == APPLICATION_ID:
-        if found > VERSION:
-            raise StoreMismatchError(
-                f"the store {path} has format {found}, this version of Flask-DelayQ knows up to "
-                f"{VERSION}: upgrade Flask-DelayQ, or let DELAYQ_URL name another file"
-            )
+        _refuse_later(found, path)
         return False
     if application or objects:
         raise StoreMismatchError(

@@ -38,8 +38,8 @@ def revive(sql: Sql, job_id: str, *, run_at: float) -> StoredState | None:
         return None
     if state in (StoredState.FAILED, StoredState.CANCELLED):
         sql.run(
-            "UPDATE job SET state = 0, run_at = ?, attempt = 0, rescues = 0, suspect = 0,"
-            " finished_at = NULL, cancel_requested = 0, lease_until = NULL WHERE id = ?",
+            "UPDATE job SET state = 0, run_at = ?1, enqueued_at = ?1, attempt = 0, rescues = 0,"
+            " suspect = 0, finished_at = NULL, cancel_requested = 0, lease_until = NULL WHERE id = ?2",
             (run_at, job_id),
         )
     return StoredState.of(state)
