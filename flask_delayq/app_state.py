@@ -299,11 +299,12 @@ class AppState:
         now = self.clock.now()
         self._periodic.declare(now)
         self._periodic.fire_due(now, drain.signal_sender.tell)
+        outer = getattr(self._draining, "active", False)
         self._draining.active = True
         try:
             return drain.run(limit)
         finally:
-            self._draining.active = False
+            self._draining.active = outer
 
     def _after_enqueue(self) -> None:
         if self.client.runner is not None:

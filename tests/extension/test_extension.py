@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 from flask import Flask
 
-from flask_delayq import DelayQ
+from flask_delayq import DelayQ, JobState
 from flask_delayq.errors import ConfigurationError, SetupError, TaskAlreadyRegisteredError
 from flask_delayq.signals import job_completed, job_enqueued, job_failed, job_started
 from kit import make_app, running
@@ -168,6 +168,28 @@ def test_inline_runs_the_job_before_enqueue_returns() -> None:
     order.append("back")
     assert order == ["outer", "inner", "back"]
     assert job.refresh().state == "completed"
+
+
+def test_inline_a_task_may_drain_and_its_jobs_are_left_to_the_outer_drain() -> None:
+    _app, delayq = make_app(mode="inline")
+    depth, most = 0, 0
+
+    @delayq.task
+    def inner() -> None:
+        nonlocal most
+        most = max(most, depth)
+
+    @delayq.task
+    def outer() -> None:
+        nonlocal depth
+        depth += 1
+        delayq.drain()
+        inner.enqueue()
+        depth -= 1
+
+    job = outer.enqueue()
+    assert job.refresh().state is JobState.COMPLETED
+    assert most == 0, "it ran inside the task that enqueued it"
 
 
 def test_names_are_stable_settable_and_refused_twice() -> None:
