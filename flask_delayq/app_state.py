@@ -365,6 +365,7 @@ class AppState:
         self.__dict__.pop("executor", None)
         if "client" in self.__dict__:
             self.client.forget_threads()
+            self.client.after_enqueue = self._after_enqueue
 
 
 def current_state() -> AppState:

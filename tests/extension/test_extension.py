@@ -192,6 +192,19 @@ def test_inline_a_task_may_drain_and_its_jobs_are_left_to_the_outer_drain() -> N
     assert most == 0, "it ran inside the task that enqueued it"
 
 
+def test_inline_works_in_a_child_of_a_process_that_ran_jobs() -> None:
+    _app, delayq = make_app(mode="inline")
+    delayq.start()
+    runtime = delayq.state.supervisor
+    try:
+        delayq.state.forget_runtime()  # what a fork makes a child do
+        runtime.begin_no_more()  # it is not there in a child
+        job = delayq.task(name="t")(lambda: 5).enqueue()
+        assert job.refresh().state is JobState.COMPLETED
+    finally:
+        runtime.stop(5)
+
+
 def test_names_are_stable_settable_and_refused_twice() -> None:
     _app, delayq = make_app()
 
