@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import shutil
 import stat
 import sys
 import threading
@@ -385,6 +386,28 @@ def test_removed_marks_are_made_again_with_all_that_runs(backend, clock, path):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert taken_back(backend, clock) == {running.id: 1, waiting.id: 0, later.id: 1}
     assert [name for name in os.listdir(file.parent) if name.startswith("me.begun")] == ["me.begun"]
+
+
+def test_marks_that_were_put_back_from_a_copy_are_made_again(backend, clock, path):
+    """The copy has the name, and is not the file that the process stores into."""
+    announce(backend)
+    running, later, waiting = claimed(backend, 3)
+    folder = folder_of(path)
+    shutil.copytree(folder, copy := folder.with_name("copy"))
+    backend.mark_begun(running)
+    shutil.rmtree(folder)
+    copy.rename(folder)
+    announce(backend)
+    backend.mark_begun(later)
+    assert taken_back(backend, clock) == {running.id: 1, later.id: 1, waiting.id: 0}
+
+
+def test_marks_that_are_in_their_place_are_left_there(backend, path):
+    announce(backend)
+    before = (folder_of(path) / "me.begun").stat()
+    announce(backend)
+    after = (folder_of(path) / "me.begun").stat()
+    assert (before.st_ino, before.st_mtime) == (after.st_ino, after.st_mtime)
 
 
 def test_what_begins_while_the_marks_are_made_again_is_in_the_file(path):

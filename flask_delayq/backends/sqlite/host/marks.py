@@ -106,13 +106,13 @@ class Marks:
             )
 
     def _restore(self, owner: str) -> None:
-        """Make the file anew, if others took the owner for dead and removed it.
+        """Make the file anew, if others took the owner for dead and removed it, or replaced it by a copy.
 
         Runs begin meanwhile. Each is in the file before it gets its name: it was marked in the old table
         before that is read here, or :meth:`mark` sees the new one and marks it there as well.
         """
         old = self._tables.get(owner)
-        if old is None or old.overfull or os.path.lexists(path := self._path(owner)):
+        if old is None or old.overfull or old.is_at(path := self._path(owner)):
             return
         unnamed = f"{path}.new"
         try:
@@ -128,7 +128,7 @@ class Marks:
         try:
             if not old.overfull and not new.overfull:
                 os.rename(unnamed, path)
-                _log.warning("%s was removed, as of a dead process; it was made again", path)
+                _log.warning("%s was removed or replaced while in use; it was made again", path)
         except OSError:
             pass  # the table is whole: the next announcement finds no file and makes one of it
         finally:
@@ -241,7 +241,8 @@ class _Table:
         self._path = later or path
         self.overfull = False
         """Some run could not be marked: everything claimed counts as begun, for good."""
-        self._memory = memoryview(_make(path, header))
+        mapped, self._identity = _make(path, header)
+        self._memory = memoryview(mapped)
         self._places: dict[bytes, int] = {}
         self._free: list[int] = []
         places = range(_HEADER.size, _SIZE, _ENTRY.size)
@@ -249,6 +250,14 @@ class _Table:
         if not getattr(sys, "_is_gil_enabled", lambda: True)():
             # There two threads could be given the same place by one iterator.
             self._free, self._fresh = list(places), iter(())
+
+    def is_at(self, path: str) -> bool:
+        """Whether the file is found there."""
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return False
+        return self._identity == (found.st_dev, found.st_ino)
 
     def mark(self, entry: bytes) -> None:
         try:
@@ -284,8 +293,8 @@ class _Table:
             os.unlink(self._path)
 
 
-def _make(path: str, header: bytes) -> mmap.mmap:
-    """Make the file, with all its room, and map it.
+def _make(path: str, header: bytes) -> tuple[mmap.mmap, tuple[int, int]]:
+    """Make the file, with all its room, and map it; with its device and inode.
 
     :raises OSError: it cannot be had; then there is no such file.
     """
@@ -301,12 +310,13 @@ def _make(path: str, header: bytes) -> mmap.mmap:
         _reserve(descriptor)
         mapped = mmap.mmap(descriptor, _SIZE)
         mapped[: len(header)] = header
+        found = os.fstat(descriptor)
     except BaseException:
         os.unlink(path)
         raise
     finally:
         os.close(descriptor)
-    return mapped
+    return mapped, (found.st_dev, found.st_ino)
 
 
 def _reserve(descriptor: int) -> None:
