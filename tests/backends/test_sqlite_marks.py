@@ -452,6 +452,34 @@ def test_a_mark_on_its_way_into_the_old_table_is_in_the_new_one(path, monkeypatc
     assert began(path, late, claim_of("never")) == [True, False]
 
 
+@pytest.mark.parametrize("step", ["entries", "erase"])
+def test_a_run_that_is_refused_while_the_marks_are_made_again_keeps_none(path, monkeypatch, step):
+    table = of_this_store(path)
+    table.open("me")
+    refused, running = claim_of("refused"), claim_of("running")
+    table.mark(refused)
+    table.mark(running)
+    table.remove("me")
+    real = getattr(marks._Table, step)
+
+    def entries(old):
+        found = real(old)
+        table.unmark(refused)
+        return found
+
+    def erase(old, entry):
+        monkeypatch.undo()
+        table.open("me")
+        real(old, entry)
+
+    monkeypatch.setattr(marks._Table, step, locals()[step])
+    if step == "entries":
+        table.open("me")
+    else:
+        table.unmark(refused)
+    assert began(path, refused, running) == [False, True]
+
+
 def test_marks_that_had_no_room_are_not_made_again(path):
     table = of_this_store(path)
     table.open("me")

@@ -106,10 +106,11 @@ class Marks:
             )
 
     def _restore(self, owner: str) -> None:
-        """Make the file anew, if others took the owner for dead and removed it, or replaced it by a copy.
+        """Make the file anew, if others took the owner for dead and removed it, or put a copy there.
 
         Runs begin meanwhile. Each is in the file before it gets its name: it was marked in the old table
-        before that is read here, or :meth:`mark` sees the new one and marks it there as well.
+        before that is read here, or :meth:`mark` sees the new one and marks it there as well. One that
+        is refused is erased from the old table first, which is asked again after each copy.
         """
         old = self._tables.get(owner)
         if old is None or old.overfull or old.is_at(path := self._path(owner)):
@@ -120,9 +121,13 @@ class Marks:
             new = _Table(unnamed, self._header(), path)
         except (OSError, ValueError):
             return  # the next announcement tries again
+        new.before = old
         self._tables[owner] = new
         for entry in old.entries():
             new.mark(entry)
+            if not old.has(entry):
+                new.erase(entry)
+        new.before = None
         if old.overfull:
             self._tables[owner] = old  # what it could not mark is missing
         try:
@@ -150,9 +155,15 @@ class Marks:
 
     def unmark(self, claim: Claim) -> None:
         """The run of a claim has not begun after all. Never raises."""
+        entry = _entry_of(claim.id, claim.claim_no)
         table = self._tables.get(claim.owner)
-        if table is not None:
-            table.erase(_entry_of(claim.id, claim.claim_no))
+        while table is not None:
+            if (before := table.before) is not None:
+                before.erase(entry)
+            table.erase(entry)
+            erased, table = table, self._tables.get(claim.owner)
+            if table is erased:
+                return
 
     def forget(self, outcomes: Iterable[Outcome]) -> None:
         """These were recorded, or are not ours any more: their places are free for other claims."""
@@ -241,6 +252,8 @@ class _Table:
         self._path = later or path
         self.overfull = False
         """Some run could not be marked: everything claimed counts as begun, for good."""
+        self.before: _Table | None = None
+        """The table whose entries are being copied into this one."""
         mapped, self._identity = _make(path, header)
         self._memory = memoryview(mapped)
         self._places: dict[bytes, int] = {}
@@ -273,6 +286,9 @@ class _Table:
     def entries(self) -> list[bytes]:
         """What is marked now."""
         return list(self._places)
+
+    def has(self, entry: bytes) -> bool:
+        return entry in self._places
 
     def forget(self, entry: bytes) -> None:
         place = self._places.pop(entry, None)
