@@ -84,7 +84,7 @@ class AppState:
         self.lock = threading.RLock()
         """Held while one of the parts is made, and while jobs begin or cease to run here."""
         self._draining = threading.local()
-        self._hint_given = False
+        self._hint_given = self._remarked = False
         self._why_not_started: str | None = None
         _states.add(self)
 
@@ -228,8 +228,10 @@ class AppState:
 
     def _tell_of_surroundings(self) -> None:
         url = self.backend.url
-        for remark in remarks(url):
-            _log.warning("the jobs of %s %s", self.name, remark)
+        if not self._remarked:
+            self._remarked = True
+            for remark in remarks(url):
+                _log.warning("the jobs of %s %s", self.name, remark)
         beside = [state for state in list(_states) if state is not self and state._runs_jobs_of(url)]
         if beside and not url.startswith("memory:"):
             _log.warning(

@@ -309,6 +309,17 @@ def test_two_apps_of_one_process_that_run_the_jobs_of_one_store_are_told(
             delayq.state.close()
 
 
+def test_what_is_unfavourable_here_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("flask_delayq.app_state.remarks", lambda url: [f"are stored in {url}"])
+    _app, delayq = make_app()
+    for _ in range(3):
+        with running(delayq):
+            pass
+    assert caplog.messages == ["the jobs of kit are stored in memory://"]
+
+
 def test_under_apache_jobs_get_less_time_than_apache_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     app = named_app("shop", DELAYQ_URL="memory://")
     state = DelayQ(app).state
