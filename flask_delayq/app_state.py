@@ -7,8 +7,8 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import current_app
 from msgspec import structs
@@ -19,7 +19,7 @@ from .backends import ENGINE_SETTINGS, open_backend, options_for
 from .backends.base import Backend
 from .client import Client
 from .clock import Clock
-from .config import Mode, Settings
+from .config import Mode, Settings, with_environment
 from .context_executor import ContextExecutor
 from .deployment_warnings import is_under_mod_wsgi, remarks
 from .errors import BackendError, SetupError
@@ -101,6 +101,13 @@ class AppState:
             raise SetupError("the application of this DelayQ state is gone")
         return app
 
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The app's configuration, with ``FLASK_DELAYQ_...`` of the environment where it says nothing;
+        in a test without them, which may be those of the shell it runs in."""
+        app = self.app
+        return app.config if app.testing else with_environment(app.config, os.environ)
+
     @once
     def settings(self) -> Settings:
         """The app's settings, read once.
@@ -109,7 +116,7 @@ class AppState:
         """
         app = self.app
         return Settings.read(
-            app.config,
+            self.config,
             folder=app.instance_path,
             testing=bool(app.testing),
             engine_settings=ENGINE_SETTINGS,

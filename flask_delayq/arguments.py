@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from .errors import ArgumentError, ConfigurationError
+from .options import option_among
 from .serializer import UNENCODABLE, encode
 
 _PLAIN = frozenset({str, int, bool, float, type(None)})
@@ -153,7 +154,8 @@ class Arguments:
         try:
             bound = self.signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise TypeError(f"{self.task}() {error}") from None
+            unknown = [name for name in kwargs if name not in self.signature.parameters]
+            raise TypeError(f"{self.task}() {error}{option_among(unknown)}") from None
         for parameter in self.signature.parameters.values():
             if parameter.kind is parameter.VAR_POSITIONAL and parameter.name in bound:
                 bound[parameter.name] = list(bound[parameter.name])

@@ -3,6 +3,7 @@ Knows no Flask; a setting is read from any mapping."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -116,10 +117,27 @@ class Settings(Struct, frozen=True, kw_only=True):
             except (TypeError, ValueError, OverflowError, DelayQError) as error:
                 value = "its value" if name in _SECRET else shown(config[key])
                 raise ConfigurationError(f"{key}: {value} does not fit: {error}", key=key) from None
-        if "url" not in values:
+        if not values.get("url"):
             values["url"] = "memory://" if testing else f"sqlite:///{DEFAULT_FILE}"
         values["url"] = _absolute(values["url"], folder)
         return cls(**values, of_engines=of_engines)
+
+
+def with_environment(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """The app's configuration, and below it the variables ``FLASK_DELAYQ_...``, as
+    ``app.config.from_prefixed_env()`` would read them: an app that does not call it is not deaf to them.
+
+    What the app has set itself holds.
+    """
+    found: dict[str, Any] = {}
+    for name, text in environ.items():
+        key = name.removeprefix("FLASK_")
+        if key != name and key.startswith(PREFIX):
+            try:
+                found[key] = json.loads(text)
+            except ValueError:
+                found[key] = text
+    return {**found, **config}
 
 
 def wants_pages(config: Mapping[str, Any]) -> bool:
@@ -272,7 +290,7 @@ def _prefix(value: Any) -> str:
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "url": _text,
+    "url": lambda value: _text(value) if value else "",
     "mode": _choice(*MODES),
     "workers": _integer(1, 1024),
     "queues": _optional(_queues),

@@ -6,8 +6,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
-from datetime import timedelta
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from flask import Flask, current_app, has_app_context
 from werkzeug.local import LocalProxy
@@ -22,11 +21,13 @@ from .config import url_prefix, wants_pages
 from .errors import ConfigurationError, SetupError
 from .handle import Job
 from .job import JobQuery, JobState, Outcome
-from .options import Level, declare_task
-from .retry import RetryPolicy
+from .options import TaskKeywords, declare_task
 from .running import RunningJob, running_job
 from .schedules import Schedules
 from .task import Task, TaskRegistry, default_name
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,11 +81,12 @@ class DelayQ:
         app.extensions[STATE_KEY] = state
         self._states = [ref for ref in self._states if ref() is not None]
         self._states.append(weakref.ref(state))
-        if wants_pages(app.config):
+        config = state.config
+        if wants_pages(config):
             blueprint = admin_blueprint(any_host=app.url_map.host_matching)
-            app.register_blueprint(blueprint, url_prefix=url_prefix(app.config))
+            app.register_blueprint(blueprint, url_prefix=url_prefix(config))
         app.cli.add_command(delayq_commands)
-        if app.config.get("DELAYQ_MODE") == "thread":
+        if config.get("DELAYQ_MODE") == "thread":
             state.start(role="DELAYQ_MODE=thread")
         else:
             launch.arm(state, app)
@@ -98,25 +100,7 @@ class DelayQ:
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
     @overload
-    def task(
-        self,
-        /,
-        *,
-        name: str | None = ...,
-        aliases: Iterable[str] = ...,
-        queue: str = ...,
-        priority: Level = ...,
-        max_attempts: int | None = ...,
-        backoff: float | Iterable[float] | None = ...,
-        retry: RetryPolicy | None = ...,
-        on_crash: Literal["retry", "fail"] = ...,
-        produce: bool = ...,
-        produce_queues: Iterable[str] = ...,
-        produce_priorities: Iterable[Level] = ...,
-        every: float | timedelta | None = ...,
-        cron: str | None = ...,
-        timezone: str | None = ...,
-    ) -> TaskDecorator: ...
+    def task(self, /, **options: Unpack[TaskKeywords]) -> TaskDecorator: ...
 
     def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Register a function as a task: ``@delayq.task`` or ``@delayq.task(queue="mail")``.
@@ -127,7 +111,7 @@ class DelayQ:
         :param priority: ``"high"``, ``"normal"`` or ``"low"``, within the queue.
         :param max_attempts: runs in all when it raises; 1 unless said (or ``DELAYQ_MAX_ATTEMPTS``).
         :param backoff: seconds before the second run, doubling; or all pauses as a list.
-        :param retry: a whole :class:`RetryPolicy`, instead of the two above.
+        :param retry: a whole :class:`~flask_delayq.RetryPolicy`, instead of the two above.
         :param on_crash: ``"retry"`` (default): a run cut off by a crash is repeated; ``"fail"``: the
             job fails, for tasks that must not run twice.
         :param produce: whether ``/delayq/produce`` offers it to people without the admin token.
@@ -193,6 +177,14 @@ class DelayQ:
         return self.state.client
 
     # --- jobs ------------------------------------------------------------------------------------
+
+    def enqueue(self, task: str, /, *args: Any, **kwargs: Any) -> Job[Any]:
+        """Enqueue a call of the task of this name, where the function is not at hand.
+
+        :param task: the name of a task, or one of its aliases.
+        :raises TaskNotFoundError: none is registered under it here; else as ``task.enqueue``.
+        """
+        return self.tasks.get(task).enqueue(*args, **kwargs)
 
     def get(self, job_id: str) -> Job[Any]:
         """The job of this id.

@@ -3,7 +3,8 @@ Data and checks only; knows no function and no job."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, TypedDict
 
@@ -62,6 +63,16 @@ class CallChanges(TypedDict, total=False):
     max_attempts: int | None
 
 
+def option_among(names: Iterable[str]) -> str:
+    """What to add to "unexpected keyword argument" where an option was given among the arguments."""
+    for name in names:
+        if name in CallChanges.__annotations__:
+            return f"; options are given apart: task.options({name}=...).enqueue(...)"
+        if name in CALL_HINTS:
+            return f"; {CALL_HINTS[name]}"
+    return ""
+
+
 class CallOptions(Struct, frozen=True, kw_only=True):
     """What one call changes; ``None`` leaves it to the task."""
 
@@ -100,28 +111,61 @@ class CallOptions(Struct, frozen=True, kw_only=True):
             )
         for name in changes:
             if name not in self.__struct_fields__:
-                near = get_close_matches(name, self.__struct_fields__, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = unknown_option(name, self.__struct_fields__, CALL_HINTS)
                 raise ConfigurationError(f"no call option is named {name!r}{hint}", key=name)
         return structs.replace(self, **changes)
 
 
-_TASK_OPTIONS = (
-    "name",
-    "aliases",
-    "queue",
-    "priority",
-    "max_attempts",
-    "backoff",
-    "retry",
-    "on_crash",
-    "produce",
-    "produce_queues",
-    "produce_priorities",
-    "every",
-    "cron",
-    "timezone",
-)
+class TaskKeywords(TypedDict, total=False):
+    """The keywords of ``@delayq.task(...)``; ``DelayQ.task`` explains them."""
+
+    name: str | None
+    aliases: Iterable[str]
+    queue: str
+    priority: Level | Priority
+    max_attempts: int | None
+    backoff: float | Iterable[float] | timedelta | None
+    retry: RetryPolicy | None
+    on_crash: Literal["retry", "fail"]
+    produce: bool
+    produce_queues: Iterable[str]
+    produce_priorities: Iterable[Level | Priority]
+    every: float | timedelta | None
+    cron: str | None
+    timezone: str | None
+
+
+_NOT_YET = "there is no such thing yet"
+
+TASK_HINTS = {
+    **dict.fromkeys(("retries", "max_retries"), "use max_attempts=, which counts the first run too"),
+    **dict.fromkeys(("autoretry_for", "retry_for"), "use retry=RetryPolicy(retry_on=(...), ...)"),
+    **dict.fromkeys(("retry_backoff", "retry_delay", "default_retry_delay"), "use backoff="),
+    **dict.fromkeys(("crontab", "run_every", "interval"), "use every= seconds or cron= a cron line"),
+    **dict.fromkeys(("timeout", "time_limit", "soft_time_limit", "job_timeout"), _NOT_YET),
+    **dict.fromkeys(("rate_limit", "rate", "concurrency", "unique", "expires"), _NOT_YET),
+    "bind": "leave it out; the running job is flask_delayq.current_job",
+    "ignore_result": "leave it out; results are kept for DELAYQ_RETENTION seconds",
+}
+"""What to do instead of an option that people know from other libraries."""
+
+CALL_HINTS = {
+    **dict.fromkeys(("countdown", "delay"), "use task.enqueue_in(seconds, ...)"),
+    **dict.fromkeys(("eta", "run_at", "when"), "use task.enqueue_at(when, ...)"),
+    **dict.fromkeys(("job_id", "task_id"), "use task.options(id=...)"),
+    **dict.fromkeys(("timeout", "time_limit", "job_timeout", "expires", "ttl", "unique"), _NOT_YET),
+    **dict.fromkeys(("retry", "retries"), "use task.options(max_attempts=...)"),
+    "args": "give the arguments as they are: task.enqueue(1, 2)",
+}
+"""The same for one call."""
+
+
+def unknown_option(name: str, known: Iterable[str], hints: Mapping[str, str]) -> str:
+    """What to say after "no option is named ...": the way to do it here, or "did you mean"."""
+    if name in hints:
+        return f": {hints[name]}"
+    near = get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def declare_task(name: str, **options: Any) -> TaskOptions:
@@ -131,9 +175,8 @@ def declare_task(name: str, **options: Any) -> TaskOptions:
     :raises InvalidNameError: a name that is not allowed.
     """
     for option in options:
-        if option not in _TASK_OPTIONS:
-            near = get_close_matches(option, _TASK_OPTIONS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+        if option not in TaskKeywords.__annotations__:
+            hint = unknown_option(option, TaskKeywords.__annotations__, TASK_HINTS)
             raise ConfigurationError(f"task {name!r}: no option is named {option!r}{hint}", key=option)
     rule = None
     if options.get("timezone") is not None and options.get("cron") is None:

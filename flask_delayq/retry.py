@@ -58,6 +58,17 @@ class Cancel(Steer):
         self.reason = reason
 
 
+class Fail(Steer):
+    """Give up: the job ends as failed now, whatever its policy allows.
+
+    :param reason: kept as the job's error text.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "the task gave up")
+        self.reason = reason
+
+
 class RetryPolicy(Struct, frozen=True, kw_only=True):
     """How often and how soon a failed job runs again.
 
@@ -80,6 +91,8 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     """0: none; 1: anything from nothing to the whole pause."""
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     """Which exceptions are worth another run; others fail the job at once."""
+    never_on: tuple[type[BaseException], ...] = ()
+    """Of these the ones that are not: a job that raises one fails at once."""
 
     def __post_init__(self) -> None:
         if type(self.max_attempts) is not int or self.max_attempts < 1:
@@ -95,30 +108,25 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
             raise ConfigurationError(
                 f"factor must be at least 1, not {shown(self.factor)}", key="factor"
             )
-        classes = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
-        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in classes):
-            raise ConfigurationError(
-                f"retry_on must be a tuple of exception classes, not {shown(self.retry_on)}",
-                key="retry_on",
-            )
-        force_setattr(self, "retry_on", classes)
+        force_setattr(self, "retry_on", _classes(self.retry_on, "retry_on"))
+        force_setattr(self, "never_on", _classes(self.never_on, "never_on"))
         force_setattr(self, "factor", float(self.factor))
         force_setattr(self, "backoff", _pauses(self.backoff))
         force_setattr(self, "cap", _seconds(self.cap, "cap"))
 
     @classmethod
-    def of(
-        cls, value: RetryPolicy | int, backoff: Iterable[float] | float | timedelta | None
-    ) -> RetryPolicy:
+    def of(cls, runs: int, backoff: Iterable[float] | float | timedelta | None) -> RetryPolicy:
         """The policy for the short form ``max_attempts=5, backoff=...`` of a task's options.
 
         :raises ConfigurationError: for a value that does not fit.
         """
-        if isinstance(value, RetryPolicy):
-            return value
         if backoff is None:
-            return cls(max_attempts=value)
-        return cls(max_attempts=value, backoff=_pauses(backoff))
+            return cls(max_attempts=runs)
+        return cls(max_attempts=runs, backoff=_pauses(backoff))
+
+    def covers(self, error: BaseException) -> bool:
+        """Whether this exception is worth another run."""
+        return isinstance(error, self.retry_on) and not isinstance(error, self.never_on)
 
     def allows(self, attempt: int, *, on_request: bool, max_attempts: int | None = None) -> bool:
         """Whether another run may follow the ``attempt``-th one.
@@ -151,6 +159,15 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 
 def _is_number(value: object) -> bool:
     return type(value) is float or type(value) is int
+
+
+def _classes(value: object, key: str) -> tuple[type[BaseException], ...]:
+    classes = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in classes):
+        raise ConfigurationError(
+            f"{key} must be a tuple of exception classes, not {shown(value)}", key=key
+        )
+    return classes
 
 
 def _pauses(backoff: object) -> float | tuple[float, ...]:

@@ -20,7 +20,7 @@ from ..clock import Clock, to_seconds
 from ..config import Settings
 from ..errors import BackendError
 from ..job import CANCELLED, Claim, Failure, Outcome, Verb
-from ..retry import Cancel, Retry, RetryPolicy, Snooze
+from ..retry import Cancel, Fail, Retry, RetryPolicy, Snooze
 from ..running import RunningJob, running_job
 from ..serializer import decode, encode, encode_failure
 from ..signals import (
@@ -197,14 +197,16 @@ class Executor:
     def _ended_badly(self, claim: Claim, task: Task[..., Any], error: BaseException) -> Ended:
         if cut_off_by_exit(error):
             return self._cut_off(claim, error)
-        if isinstance(error, (Snooze, Cancel, Retry)):
+        if isinstance(error, (Snooze, Cancel, Retry, Fail)):
             try:
                 return self._steered(claim, task, error)
             except Exception as unclear:  # a subclass that was not made as ours are
                 return self._failed(claim, task, unclear)
         return self._failed(claim, task, error)
 
-    def _steered(self, claim: Claim, task: Task[..., Any], request: Snooze | Cancel | Retry) -> Ended:
+    def _steered(
+        self, claim: Claim, task: Task[..., Any], request: Snooze | Cancel | Retry | Fail
+    ) -> Ended:
         now = self._clock.now()
         if isinstance(request, Snooze):
             run_at = now + to_seconds(request.delay)
@@ -215,6 +217,8 @@ class Executor:
             outcome = Outcome(claim, Verb.CANCEL, now, error=encode_failure(failure))
             return _with_signal(outcome, job_cancelled, reason=request.reason)
         failure = Failure(type(request).__name__, _text_of(request))
+        if isinstance(request, Fail):
+            return self._end(claim, failure, request)
         policy = self._policy(task)
         if not policy.allows(claim.attempt, on_request=True, max_attempts=claim.max_attempts):
             return self._end(claim, failure, request)
@@ -234,7 +238,7 @@ class Executor:
     def _failed(self, claim: Claim, task: Task[..., Any], error: BaseException) -> Ended:
         failure = describe(error)
         policy = self._policy(task)
-        if isinstance(error, policy.retry_on) and policy.allows(
+        if policy.covers(error) and policy.allows(
             claim.attempt, on_request=False, max_attempts=claim.max_attempts
         ):
             run_at = self._clock.now() + policy.pause(claim.attempt)

@@ -16,8 +16,14 @@ from types import ModuleType
 import pytest
 from flask import Flask
 
+import flask_delayq
 from flask_delayq import DelayQ, JobState
-from flask_delayq.errors import ConfigurationError, SetupError, TaskAlreadyRegisteredError
+from flask_delayq.errors import (
+    ConfigurationError,
+    SetupError,
+    TaskAlreadyRegisteredError,
+    TaskNotFoundError,
+)
 from flask_delayq.signals import job_completed, job_enqueued, job_failed, job_started
 from kit import make_app, running
 
@@ -329,3 +335,38 @@ def test_under_apache_jobs_get_less_time_than_apache_gives(monkeypatch: pytest.M
     assert state.drain_timeout == 5.0
     module.process_group = "site"  # type: ignore[attr-defined]
     assert state.drain_timeout == 2.0
+
+
+def test_a_task_is_enqueued_by_its_name() -> None:
+    app, delayq = make_app()
+
+    @delayq.task(name="add", aliases=["plus"])
+    def add(a: int, b: int = 1) -> int:
+        return a + b
+
+    jobs = [delayq.enqueue("add", 1, b=2), delayq.enqueue("plus", 3)]
+    delayq.drain()
+    with app.app_context():
+        assert [job.refresh().result for job in jobs] == [3, 4]
+    with pytest.raises(TaskNotFoundError, match="did you mean"):
+        delayq.enqueue("ad", 1)
+
+
+def test_variables_of_the_environment_are_settings_but_not_in_a_test(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FLASK_DELAYQ_WORKERS", "7")
+    app = Flask("plain")
+    assert DelayQ(app).state.settings.workers == 7
+    tested = Flask("tested")
+    tested.testing = True
+    assert DelayQ(tested).state.settings.workers == 4
+
+
+def test_every_error_is_at_the_door() -> None:
+    errors = {
+        name
+        for name, value in vars(flask_delayq.errors).items()
+        if isinstance(value, type) and issubclass(value, flask_delayq.DelayQError)
+    }
+    assert errors - {*flask_delayq.__all__} == {"RuleError"}, "which never reaches a program"

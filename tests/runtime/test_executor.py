@@ -30,7 +30,7 @@ from flask_delayq.config import Settings
 from flask_delayq.errors import ArgumentError
 from flask_delayq.job import Claim, Failure, Outcome, ProcessRecord, StoredState, Verb
 from flask_delayq.options import declare_task
-from flask_delayq.retry import RETRIES_ON_REQUEST, Cancel, Retry, RetryPolicy, Snooze, Steer
+from flask_delayq.retry import RETRIES_ON_REQUEST, Cancel, Fail, Retry, RetryPolicy, Snooze, Steer
 from flask_delayq.running import running_job
 from flask_delayq.runtime.executor import TEXT_LIMIT, Executor, describe
 from flask_delayq.runtime.mismatches import PATIENCE
@@ -508,6 +508,21 @@ def test_a_snoozed_run_does_not_count(bench: Bench) -> None:
         assert outcome.run_at == bench.clock.now() + 5 and outcome.error is None
         bench.clock.advance(5)
     assert job.refresh().attempt == 0
+
+
+def test_a_task_may_fail_its_job_for_good(bench: Bench) -> None:
+    job = bench.task(raising(Fail("no such customer")), max_attempts=5).enqueue()
+    outcome = bench.run_next()
+    assert outcome.verb is Verb.FAIL
+    assert failure(outcome) == Failure("Fail", "no such customer")
+    assert job.refresh().state == "failed"
+
+
+def test_what_is_never_worth_another_run_fails_at_once(bench: Bench) -> None:
+    policy = RetryPolicy(max_attempts=5, never_on=(KeyError,))
+    job = bench.task(raising(KeyError("gone")), retry=policy).enqueue()
+    assert bench.run_next().verb is Verb.FAIL
+    assert job.refresh().state == "failed"
 
 
 def test_a_task_may_cancel_its_job(bench: Bench) -> None:

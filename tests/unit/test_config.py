@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flask_delayq.backends import ENGINE_SETTINGS, open_backend, options_for
-from flask_delayq.config import MODES, REDACTED, Settings, url_prefix, wants_pages
+from flask_delayq.config import MODES, REDACTED, Settings, url_prefix, wants_pages, with_environment
 from flask_delayq.errors import ConfigurationError
 
 TOKEN = "correct-horse-battery"
@@ -102,7 +102,7 @@ WEAK = (
 )
 
 BAD: list[tuple[str, Any]] = [
-    *(("url", value) for value in (None, "", 5, b"memory://", ["memory://"])),
+    *(("url", value) for value in (5, b"memory://", ["memory://"])),
     *(("mode", value) for value in ("AUTO", "threads", "", None, 5, ["auto"], True)),
     *(("workers", value) for value in (0, -1, 1025, 4.0, "4.5", "four", "", True, None, math.nan, [4])),
     *(
@@ -195,6 +195,20 @@ def test_the_backend_refuses_a_value_of_its_setting_by_its_key(value: Any) -> No
     with pytest.raises(ConfigurationError, match="DELAYQ_SQLITE_SYNCHRONOUS must be FULL") as caught:
         open_backend("sqlite:///jobs.sqlite3", synchronous=value)
     assert caught.value.key == "DELAYQ_SQLITE_SYNCHRONOUS"
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_no_url_means_the_default(nothing: str | None) -> None:
+    assert read(url=nothing).url == "sqlite:////srv/app/instance/delayq.sqlite3"
+    assert read(testing=True, url=nothing).url == "memory://"
+
+
+def test_variables_of_the_environment_count_where_the_app_says_nothing() -> None:
+    environ = {"FLASK_DELAYQ_WORKERS": "8", "FLASK_DELAYQ_URL": "memory://", "FLASK_DEBUG": "1"}
+    config = with_environment({"DELAYQ_URL": "sqlite:///jobs.db", "X": 1}, environ)
+    assert config == {"DELAYQ_WORKERS": 8, "DELAYQ_URL": "sqlite:///jobs.db", "X": 1}
+    with pytest.raises(ConfigurationError, match="did you mean DELAYQ_WORKERS"):
+        Settings.read(with_environment({}, {"FLASK_DELAYQ_WORKER": "8"}), folder="/")
 
 
 def test_keys_of_others_are_none_of_ours() -> None:

@@ -5,11 +5,13 @@ Must not know functions or jobs.
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from flask_delayq.arguments import Arguments
 from flask_delayq.errors import ConfigurationError, DelayQError, InvalidNameError
 from flask_delayq.job import Priority
 from flask_delayq.options import CallOptions, TaskOptions, declare_task, to_priority
@@ -171,3 +173,46 @@ def test_a_bad_call_option_is_an_error_of_ours(changes: dict[str, Any]) -> None:
 def test_levels_have_names() -> None:
     assert [to_priority(name) for name in ("high", "normal", "low")] == sorted(Priority)
     assert to_priority(Priority.LOW) is Priority.LOW
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("timeout", "no option is named 'timeout': there is no such thing yet"),
+        ("max_retries", "use max_attempts=, which counts the first run too"),
+        ("crontab", "use every= seconds or cron="),
+        ("queues", "did you mean 'queue'?"),
+        ("zzz", "no option is named 'zzz'"),
+    ],
+)
+def test_an_option_of_another_library_is_answered_with_ours(option: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(said)) as caught:
+        declare_task("t", **{option: 1})
+    assert caught.value.key == option
+    assert "timezone" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("delay", "use task.enqueue_in(seconds, ...)"), ("eta", "use task.enqueue_at(when, ...)")],
+)
+def test_so_is_one_of_a_call(option: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        CallOptions().with_changes(**{option: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("queue", "; options are given apart: task.options(queue=...).enqueue(...)"),
+        ("countdown", "; use task.enqueue_in(seconds, ...)"),
+        ("colour", ""),
+    ],
+)
+def test_an_option_among_the_arguments_is_told_its_place(name: str, said: str) -> None:
+    def send(to: str) -> None: ...
+
+    arguments = Arguments(send, "send")
+    with pytest.raises(TypeError) as caught:
+        arguments.encode(("x",), {name: 1})
+    assert str(caught.value) == f"send() got an unexpected keyword argument {name!r}{said}"

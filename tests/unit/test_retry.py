@@ -164,10 +164,17 @@ def test_one_exception_class_needs_no_tuple() -> None:
     assert RetryPolicy(retry_on=KeyError).retry_on == (KeyError,)  # type: ignore[arg-type]
 
 
-def test_a_whole_policy_passes_through_the_short_form() -> None:
-    policy = RetryPolicy(max_attempts=4)
-    assert RetryPolicy.of(policy, None) is policy
+def test_the_short_form_makes_a_policy() -> None:
     assert RetryPolicy.of(2, None) == RetryPolicy(max_attempts=2)
+
+
+def test_some_exceptions_are_never_worth_another_run() -> None:
+    policy = RetryPolicy(max_attempts=4, retry_on=(OSError,), never_on=(FileNotFoundError,))
+    assert policy.covers(ConnectionError())
+    assert not policy.covers(FileNotFoundError())
+    assert not policy.covers(ValueError())
+    with pytest.raises(ConfigurationError, match="never_on must be a tuple of exception classes"):
+        RetryPolicy(never_on=("OSError",))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
