@@ -6,6 +6,7 @@ It must not know more than the pages: what they do not show is tested elsewhere.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import logging
@@ -26,7 +27,6 @@ from flask import Flask
 from flask_delayq import DelayQ
 from flask_delayq.admin.blueprint import ROUTES
 from flask_delayq.backends import _SCHEMES, ENGINE_SETTINGS
-from flask_delayq.backends.sqlite import SQLiteBackend
 from flask_delayq.cli import delayq_commands
 from flask_delayq.config import MODES, PREFIX, REDACTED, Settings
 from pages import (
@@ -186,18 +186,24 @@ def test_every_setting_is_on_its_page_with_its_default() -> None:
     }
     names = {*Settings.__struct_fields__} - {"of_engines"}
     assert sorted(page) == sorted(PREFIX + name.upper() for name in names | ENGINE_SETTINGS)
-    of_sqlite = signature(SQLiteBackend).parameters
     for key, said in page.items():
-        option = key.removeprefix(f"{PREFIX}SQLITE_").lower()
-        if option in of_sqlite:
-            assert said == f"`{of_sqlite[option].default}`"
-            continue
         name = key.removeprefix(PREFIX).lower()
+        if name in ENGINE_SETTINGS:
+            assert said == f"`{default_of_a_backend(name)}`"
+            continue
         if said.startswith("`"):
             value = getattr(Settings.read({key: said.strip("`")}, folder="/app"), name)
         else:
             value = WORDS[said]
         assert value == getattr(defaults, name), key
+
+
+def default_of_a_backend(setting: str) -> object:
+    """The default of a setting for one backend alone, as its ``__init__`` says."""
+    scheme, _, option = setting.partition("_")
+    engine = _SCHEMES[scheme]
+    backend = getattr(importlib.import_module(engine.module), engine.backend)
+    return signature(backend).parameters[option].default
 
 
 def test_the_waits_at_a_stop_are_as_the_page_says() -> None:
