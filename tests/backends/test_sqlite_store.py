@@ -432,7 +432,7 @@ def test_a_long_lock_ends_in_a_typed_error_within_the_callers_time(backend, path
 
 
 def test_a_full_disk_is_reported_and_passes(path):
-    with child("fill", path, 600_000) as process:
+    with child("fill", path, 800_000) as process:
         reason = line(process)
         stored, present = map(int, line(process).split())
         health = [line(process), line(process)]
