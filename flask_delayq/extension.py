@@ -208,6 +208,7 @@ class DelayQ:
         :param task: only of the task of this name.
         :param before: only older than the job of this id (the last one of the page before).
         :param limit: at most so many.
+        :raises JobNotFoundError: there is no job ``before`` (any more).
         """
         wanted = tuple(JobState(state) for state in states)
         return self.client.select(JobQuery(wanted, queue, task, before, limit))

@@ -289,14 +289,14 @@ _SHOWN = {
 
 
 class JobQuery(Struct, frozen=True):
-    """Which jobs to list, newest first."""
+    """Which jobs to list: the latest ``enqueued_at`` first; within a moment the last id first."""
 
     states: tuple[JobState, ...] = ()
     """Empty: all."""
     queue: str | None = None
     task: str | None = None
     before: str | None = None
-    """Only ids smaller than this one: the last id of the page before."""
+    """Only what stands behind the job of this id: the last one of the page before."""
     limit: int = 50
 
 

@@ -6,6 +6,7 @@ It must not know more than the pages: what they do not show is tested elsewhere.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import logging
@@ -17,8 +18,7 @@ import sys
 from collections.abc import Iterator
 from inspect import signature
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import pytest
@@ -27,65 +27,28 @@ from flask import Flask
 from flask_delayq import DelayQ
 from flask_delayq.admin.blueprint import ROUTES
 from flask_delayq.backends import _SCHEMES, ENGINE_SETTINGS
-from flask_delayq.backends.sqlite import SQLiteBackend
 from flask_delayq.cli import delayq_commands
 from flask_delayq.config import MODES, PREFIX, REDACTED, Settings
+from pages import (
+    FENCE,
+    PAGES,
+    README,
+    blocks,
+    name_of,
+    page_namespace,
+    rows,
+    run_programs,
+    run_project,
+    write_files,
+)
 from servers import ROOT, fetch, server
 from waiting import wait_until
-
-README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-
-
-class Block(NamedTuple):
-    """A fenced block of a page: its language, text, and the line it begins in."""
-
-    language: str
-    text: str
-    line: int
-
-    @property
-    def file(self) -> str | None:
-        """The file that a program belongs into, if its first line says so: ``# app.py``."""
-        found = re.match(r"# (\w+\.py)\n", self.text)
-        return found[1] if found else None
-
-
-def blocks(page: Path, language: str) -> list[Block]:
-    text = page.read_text("utf-8")
-    found = []
-    for match in FENCE.finditer(text):
-        lines = [line.removeprefix(match[1]) for line in match[3].splitlines(keepends=True)]
-        found.append(Block(match[2], "".join(lines), text.count("\n", 0, match.start()) + 2))
-    return [block for block in found if block.language == language]
-
-
-def name_of(page: Path) -> str:
-    return page.stem
-
-
-# --- programs ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """What the programs of a page may take for granted: an app, and what other extensions bring."""
-    monkeypatch.chdir(tmp_path)
-    login = ModuleType("flask_login")
-    login.current_user = SimpleNamespace(is_authenticated=True, is_admin=False)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "flask_login", login)
-    app = Flask("page", instance_path=str(tmp_path))
-    names = {"app": app, "delayq": DelayQ(app), "csrf": SimpleNamespace(exempt=lambda what: what.name)}
-    module = ModuleType("page")
-    vars(module).update(names)
-    monkeypatch.setitem(sys.modules, "page", module)
-    yield vars(module)
-    for thing in [*vars(module).values(), names["delayq"]]:
-        if isinstance(thing, DelayQ):
-            thing.state.close()
-    # Its functions hold this dict, and it holds them: receivers of signals would live on.
-    vars(module).clear()
+    with page_namespace(tmp_path, monkeypatch) as names:
+        yield names
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name_of)
@@ -93,32 +56,13 @@ def test_the_programs_of_a_page_run(
     page: Path, namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("signal.signal", lambda number, handler: None)
-    for block in blocks(page, "python"):
-        if block.file is not None:
-            continue  # a file of a project, tried as such below
-        source = "\n" * (block.line - 1) + block.text
-        exec(compile(source, page, "exec", dont_inherit=True), namespace)
-        assert not [
-            outcome.error for outcome in namespace["delayq"].drain() if outcome.verb.value == "fail"
-        ]
+    run_programs(page, namespace)
 
 
 def test_the_files_of_the_page_on_testing_are_a_project_that_passes(tmp_path: Path) -> None:
-    files = [block for block in blocks(ROOT / "docs" / "testing.md", "python") if block.file]
-    for block in files:
-        (tmp_path / str(block.file)).write_text(block.text)
-    number = sum(block.text.count("\ndef test_") for block in files)
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
-    ended = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"{number} passed" in ended.stdout and number >= 4
+    number = write_files(ROOT / "docs" / "testing.md", tmp_path)
+    assert number >= 4
+    run_project(tmp_path, number)
     assert not list(tmp_path.rglob("*.sqlite3"))
 
 
@@ -223,19 +167,6 @@ def test_the_session_on_the_page_is_what_a_terminal_shows(readme_app: Flask) -> 
 # --- tables that say what the code says --------------------------------------------------------------
 
 
-def rows(page: Path, head: str) -> list[list[str]]:
-    """The rows of the table whose first column has this head."""
-    table: list[list[str]] = []
-    for line in page.read_text("utf-8").splitlines():
-        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if cells or not table or table[0][0] != head:
-            table = [*table, cells] if cells else []
-        else:
-            break
-    assert table and table[0][0] == head, f"{page} has no table {head}"
-    return table[2:]
-
-
 WORDS: dict[str, Any] = {
     "all": None,
     "none": (),
@@ -255,18 +186,24 @@ def test_every_setting_is_on_its_page_with_its_default() -> None:
     }
     names = {*Settings.__struct_fields__} - {"of_engines"}
     assert sorted(page) == sorted(PREFIX + name.upper() for name in names | ENGINE_SETTINGS)
-    of_sqlite = signature(SQLiteBackend).parameters
     for key, said in page.items():
-        option = key.removeprefix(f"{PREFIX}SQLITE_").lower()
-        if option in of_sqlite:
-            assert said == f"`{of_sqlite[option].default}`"
-            continue
         name = key.removeprefix(PREFIX).lower()
+        if name in ENGINE_SETTINGS:
+            assert said == f"`{default_of_a_backend(name)}`"
+            continue
         if said.startswith("`"):
             value = getattr(Settings.read({key: said.strip("`")}, folder="/app"), name)
         else:
             value = WORDS[said]
         assert value == getattr(defaults, name), key
+
+
+def default_of_a_backend(setting: str) -> object:
+    """The default of a setting for one backend alone, as its ``__init__`` says."""
+    scheme, _, option = setting.partition("_")
+    engine = _SCHEMES[scheme]
+    backend = getattr(importlib.import_module(engine.module), engine.backend)
+    return signature(backend).parameters[option].default
 
 
 def test_the_waits_at_a_stop_are_as_the_page_says() -> None:

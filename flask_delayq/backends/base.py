@@ -60,7 +60,8 @@ class Backend(ABC):
         the whole call fails. The same rule holds between the jobs of one call.
 
         :param timeout: seconds within which it returns or raises. An operation that was not begun by
-            then is withdrawn.
+            then is withdrawn. One that was stored may take longer where the engine's log has become
+            much too long, and this process has to copy it.
         :param max_pending: most waiting jobs that one queue may hold, counted exactly and within the
             same transaction; jobs that exist already count once. A job that is claimed in the same
             step counts as well, so that the answer does not depend on who is idle. What it costs does

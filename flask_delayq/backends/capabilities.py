@@ -36,8 +36,11 @@ class Inspectable(ABC):
 
     @abstractmethod
     def list(self, query: JobQuery, *, now: float) -> list[JobRecord]:
-        """Jobs that match, newest id first, at most ``query.limit``; ``payload``, ``result`` and
-        ``error`` may be left empty."""
+        """Jobs that match, by (``enqueued_at``, id) from the last one on, at most ``query.limit``;
+        ``payload``, ``result`` and ``error`` may be left empty.
+
+        :raises JobNotFoundError: there is no job ``query.before`` (any more).
+        """
 
     @abstractmethod
     def counts(self, *, now: float) -> dict[str, int]:

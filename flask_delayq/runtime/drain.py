@@ -280,8 +280,7 @@ class Drain:
             raise
         finally:
             self._tried_to_end.set()
-        if is_late:
-            self.signal_sender.turn(now)
+        self.signal_sender.turn(now)  # what was left to be told
 
     def _end_without_thread(self) -> None:
         try:
@@ -295,6 +294,7 @@ class Drain:
                 raise
         else:
             self._withdraw()
+            self.signal_sender.turn(self._clock.now())
 
     def _withdraw(self) -> None:
         try:

@@ -21,8 +21,8 @@ class Ended(Struct, eq=False, gc=False):
     facts: dict[str, object] | None = None
     """The keywords for it besides ``job``."""
     written: bool = False
-    doubtful: bool = False
-    """Whether a try to write it was answered with an error: it may be in the store all the same."""
+    tried: bool = False
+    """Whether a try to write it has begun: it may be in the store, whatever became of that."""
     weight: int = 0
     """Bytes for which the recorder counts it."""
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 from ..backends.base import Backend, Inspectable
 from ..clock import Clock
-from ..errors import BackendError
 from ..job import TRANSITIONS, Outcome, StoredState, Verb
 from .ended import Ended
 from .held import HeldClaims
@@ -119,16 +118,14 @@ class Recorder:
         :returns: the outcomes that were ours to write, in order.
         """
         group = [self._waiting[i] for i in range(min(len(self._waiting), GROUP_LIMIT))]
-        try:
-            written = self._backend.record([ended.outcome for ended in group], now=now)
-            ours_by_now = [
-                ours or (ended.doubtful and not ended.written and self._is_stored(ended.outcome))
-                for ended, ours in zip(group, written, strict=True)
-            ]
-        except BackendError:
-            for ended in group:
-                ended.doubtful = True
-            raise
+        tried_before = [ended.tried for ended in group]
+        for ended in group:
+            ended.tried = True  # before it is: the next line may be cut off at any instant
+        written = self._backend.record([ended.outcome for ended in group], now=now)
+        ours_by_now = [
+            self._is_stored(ended.outcome) if tried and not (ours or ended.written) else ours
+            for ended, tried, ours in zip(group, tried_before, written, strict=True)
+        ]
         recorded: list[Outcome] = []
         for ended, ours in zip(group, ours_by_now, strict=True):
             if ended.written:
@@ -139,7 +136,7 @@ class Recorder:
                 recorded.append(ended.outcome)
                 kept = self._tell(ended)
             else:
-                _warn_of_loss(ended.outcome)
+                _warn_of_loss(ended.outcome, _LOST if ours is False else _UNKNOWN)
             if ended.weight:
                 with self._weighing:
                     self._bytes -= ended.weight
@@ -154,13 +151,12 @@ class Recorder:
             self._written.notify_all()
         return recorded
 
-    def _is_stored(self, outcome: Outcome) -> bool:
-        """Whether the store has this very outcome, by a try that was answered with an error."""
-        if not isinstance(self._backend, Inspectable):
-            return False
-        record = self._backend.get(outcome.claim.id)
+    def _is_stored(self, outcome: Outcome) -> bool | None:
+        """Whether the store has this very outcome, by an earlier try that was cut off or answered with
+        an error. ``None``: nobody knows any more, as somebody else has the job, or it is gone."""
+        record = self._backend.get(outcome.claim.id) if isinstance(self._backend, Inspectable) else None
         if record is None or record.claim_no != outcome.claim.claim_no:
-            return False
+            return None
         if outcome.verb is Verb.INTERRUPT:
             return record.interrupted
         if outcome.verb is Verb.FAIL and record.error != outcome.error:
@@ -186,10 +182,12 @@ class Recorder:
                 self._bytes += size
 
 
-def _warn_of_loss(outcome: Outcome) -> None:
-    _log.warning(
-        "job %s (%s): its claim was lost, so how its run ended (%s) is not recorded",
-        outcome.claim.id,
-        outcome.claim.task,
-        outcome.verb.value,
-    )
+_LOST = "its claim was lost, so how its run ended (%s) is not recorded"
+_UNKNOWN = (
+    "whether the store has how its run ended (%s) is not known: a try to write it was cut off, "
+    "and the job has gone on or is gone"
+)
+
+
+def _warn_of_loss(outcome: Outcome, what: str) -> None:
+    _log.warning("job %s (%s): %s", outcome.claim.id, outcome.claim.task, what % outcome.verb.value)

@@ -95,13 +95,9 @@ class Supervisor:
         self.signal_sender = SignalSender(
             backend, sender, scope, clock, lambda: self._telling.wake(), self._retire_if_done
         )
+        tell = self.signal_sender.tell_end
         self.recorder = Recorder(
-            backend,
-            clock,
-            self.claims,
-            self._recorded,
-            lambda: self._recording.wake(),
-            self.signal_sender.tell_end,
+            backend, clock, self.claims, self._recorded, lambda: self._recording.wake(), tell
         )
         executor = Executor(registry, backend, settings, clock, scope, sender)
         lease = settings.lease

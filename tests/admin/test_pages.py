@@ -320,8 +320,12 @@ def test_jobs_are_filtered_and_paged_by_key(client: FlaskClient, delayq: DelayQ)
         pages.append([job["id"] for job in found["jobs"]])
         path = (found["next"] or "").removeprefix("/delayq")
     assert pages == [newest[0:4:2], newest[4:8:2], newest[8:10:2]]
+    chosen = a.options(id="zzz").enqueue().id
+    last = a.enqueue().id
+    assert listed("") == [last, chosen, *newest]  # whatever an id looks like
+    assert listed(f"before={chosen}") == newest
     assert "Older jobs" in page(client, "/jobs?limit=9").text
-    assert "Older jobs" not in page(client, "/jobs?limit=10").text
+    assert "Older jobs" not in page(client, "/jobs?limit=12").text
 
 
 @pytest.mark.parametrize(
@@ -338,6 +342,7 @@ def test_jobs_are_filtered_and_paged_by_key(client: FlaskClient, delayq: DelayQ)
         ("queue=a&queue=b", 400),
         ("queue=a'%20OR%201=1", 400),
         ("before=../x", 400),
+        ("before=gone", 404),
         ("task=" + "x" * 129, 400),
         ("state=waiting", 400),
         ("state=ready&state=nothing", 400),

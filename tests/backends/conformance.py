@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from backends.model import check_against_model
 from flask_delayq.backends.base import Backend, Inspectable, Schedulable
-from flask_delayq.errors import JobConflictError, QueueFullError
+from flask_delayq.errors import JobConflictError, JobNotFoundError, QueueFullError
 from flask_delayq.job import (
     TRANSITIONS,
     Claim,
@@ -1903,15 +1903,42 @@ class InspectableConformance:
 
     def test_list_is_newest_first_in_pages(self, backend: Inspected) -> None:
         put(backend, *reversed(some(7)))
+        assert self.pages(backend) == ids(reversed(some(7)))
+        assert backend.list(JobQuery(limit=0), now=NOW) == []
+
+    def test_an_id_of_any_text_stands_where_its_moment_is(self, backend: Inspected) -> None:
+        """Ids that somebody chose neither stand first for ever nor hide behind the others."""
+        moments = {"b": 1, "zz": 2, "0": 3, "http-z": 3, "a": 4, "z": 5, "0b": 6}
+        jobs = [new(job_id, enqueued_at=NOW + at) for job_id, at in moments.items()]
+        put(backend, *jobs[::2], *jobs[1::2])
+        newest = ["0b", "z", "a", "http-z", "0", "zz", "b"]
+        assert self.pages(backend) == newest
+        assert self.pages(backend, states=(JobState.READY,)) == newest
+        assert self.pages(backend, queue="default", task="work", limit=1) == newest
+        for job_id in ("z", "0"):
+            backend.cancel(job_id, now=NOW)
+        assert self.pages(backend, states=(JobState.READY,)) == ["0b", "a", "http-z", "zz", "b"]
+        final = (JobState.CANCELLED, JobState.FAILED)
+        assert self.pages(backend, states=final, limit=1) == ["z", "0"]
+        # The mark itself need not be one of those that match.
+        assert ids(backend.list(JobQuery(states=final, before="a"), now=NOW)) == ["0"]
+
+    def test_a_page_behind_a_job_that_is_gone_is_refused(self, backend: Inspected) -> None:
+        put(backend, new("a"))
+        with pytest.raises(JobNotFoundError) as caught:
+            backend.list(JobQuery(before="b"), now=NOW)
+        assert caught.value.job_id == "b"
+
+    @staticmethod
+    def pages(backend: Inspected, limit: int = 3, **fields: Any) -> list[str]:
         seen: list[str] = []
         before = None
-        while page := backend.list(JobQuery(limit=3, before=before), now=NOW):
-            assert len(page) <= 3
+        while page := backend.list(JobQuery(limit=limit, before=before, **fields), now=NOW):
+            assert len(page) <= limit
             seen += ids(page)
             assert len(seen) <= 7, "each page goes on behind the one before"
             before = page[-1].id
-        assert seen == ids(reversed(some(7)))
-        assert backend.list(JobQuery(limit=0), now=NOW) == []
+        return seen
 
     def test_list_filters_by_state_queue_and_task(self, backend: Inspected) -> None:
         put(backend, new("a", queue="q"), new("b", task="other"), new("c", run_at=NOW + 5))

@@ -10,6 +10,7 @@ import time
 import apsw
 
 from backends.sqlite_kit import job, opened
+from flask_delayq.backends.sqlite.verbs import inspection
 from flask_delayq.job import (
     ClaimFor,
     JobQuery,
@@ -20,8 +21,8 @@ from flask_delayq.job import (
     Verb,
 )
 
-PAGE = "ORDER BY id DESC LIMIT"
-"""A page of the newest jobs: it ends after a page."""
+PAGE = "ORDER BY enqueued_at DESC, id DESC LIMIT"
+"""Ends what asks for a page of the newest jobs."""
 
 
 def test_no_verb_walks_through_all_jobs(tmp_path, monkeypatch):
@@ -36,16 +37,25 @@ def test_no_verb_walks_through_all_jobs(tmp_path, monkeypatch):
     path = tmp_path / "delayq.sqlite3"
     with opened(path) as backend:
         use_every_verb(backend)
+        monkeypatch.setattr(inspection, "_FEW", 0)
+        look_at_everything(backend, time.time())
     monkeypatch.undo()
     connection = apsw.Connection(str(path))
     verbs = ("SELECT", "UPDATE", "DELETE", "INSERT", "WITH")
     plans = {
         text: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", values)]
         for text, values in heard.items()
-        if text.startswith(verbs) and PAGE not in text
+        if text.startswith(verbs)
     }
     connection.close()
-    assert len(plans) > 50
+    pages = [plans.pop(text) for text in list(plans) if PAGE in text]
+    assert len(plans) > 50 and len(pages) > 5
+    # A page of the newest jobs walks from the newest one on, and ends after a page.
+    assert {plan[0].partition(" (")[0] for plan in pages} == {
+        "SCAN job USING INDEX job_by_age",
+        "SEARCH job USING INDEX job_by_age",
+    }
+    assert {len(plan) for plan in pages} == {1}, "nothing is sorted"
     # A walk through a partial index is one through the jobs in one state, to count or to look at all.
     walks = {
         text: plan
@@ -110,5 +120,6 @@ def look_at_everything(backend, now):
     backend.counts(now=now)
     backend.queues(now=now)
     backend.schedules()
+    (newest, *_) = backend.list(JobQuery(), now=now)
     for states in ((), *((state,) for state in JobState), (JobState.FAILED, JobState.RUNNING)):
-        backend.list(JobQuery(states=states, queue="b", task="send", before="f"), now=now)
+        backend.list(JobQuery(states=states, queue="b", task="send", before=newest.id), now=now)

@@ -306,6 +306,31 @@ def test_a_replaced_file_is_reported_once_and_then_used(tmp_path, backend, path)
     assert backend.get(new) is not None
 
 
+def test_a_replaced_file_that_somebody_reads_takes_its_callers_time_and_no_more(
+    backend, path, monkeypatch
+):
+    """What its log holds is copied into the old file, as far as that can be done in time."""
+    waits, busy = [], Sql._busy
+
+    def wait(sql, tries):
+        waits.append(sql.deadline)
+        return busy(sql, tries)
+
+    monkeypatch.setattr(Sql, "_busy", wait)
+    put(backend)
+    reader = apsw.Connection(str(path))
+    reader.execute("BEGIN; SELECT count(*) FROM job").fetchall()
+    put(backend)
+    path.rename(path.with_name("old"))
+    path.touch()
+    begin = time.monotonic()
+    with pytest.raises(BackendUnavailableError, match="replaced"):
+        put(backend, timeout=0.05)
+    assert waits
+    assert max(waits) < begin + 0.5, "a second was granted, whatever the caller had"
+    reader.close()
+
+
 def test_a_reader_notices_a_replaced_file_within_about_a_second(tmp_path, backend, path):
     put(backend)
     with opened(tmp_path / "other.sqlite3") as other:
@@ -407,7 +432,7 @@ def test_a_long_lock_ends_in_a_typed_error_within_the_callers_time(backend, path
 
 
 def test_a_full_disk_is_reported_and_passes(path):
-    with child("fill", path, 600_000) as process:
+    with child("fill", path, 800_000) as process:
         reason = line(process)
         stored, present = map(int, line(process).split())
         health = [line(process), line(process)]

@@ -19,6 +19,7 @@ from flask_delayq.clock import SystemClock
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.job import StoredState, Verb
 from flask_delayq.runtime import drain
+from flask_delayq.signals import job_completed
 from flask_delayq.testing import FakeClock
 from flask_delayq.testing.faults import Fault, install
 from kit import make_app
@@ -325,6 +326,31 @@ def test_a_second_ctrl_c_does_not_cut_off_what_the_first_one_has_to_say(
     wait_until(lambda: other.get(job.id).stored is StoredState.WAITING, 10, "it is given back")
     assert other.get(job.id).rescues == 0
     wait_until(lambda: other.processes() == [], 10, "it has withdrawn")
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_an_end_that_ctrl_c_cut_off_after_it_was_stored_is_told(
+    delayq: DelayQ, threads: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not threads:
+        monkeypatch.setattr(launch, "reason_against_threads", lambda: "there are none")
+
+    def ctrl_c() -> None:
+        raise KeyboardInterrupt
+
+    install(delayq, Fault("record", 1, when="after", action=ctrl_c))
+    told: list[str] = []
+
+    def hear(sender: object, job: Any, **facts: object) -> None:
+        told.append(job.id)
+
+    job_completed.connect(hear)
+    job = delayq.task(name="t")(lambda: 5).enqueue()
+    with pytest.raises(KeyboardInterrupt):
+        delayq.drain()
+    assert told == [job.id]
+    assert job.refresh().state is JobState.COMPLETED
+    assert "its claim was lost" not in caplog.text
 
 
 def test_a_long_drain_shows_again_and_again_that_it_lives(

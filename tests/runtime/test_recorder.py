@@ -117,6 +117,46 @@ def test_an_outcome_that_was_stored_behind_an_error_is_not_called_lost(
     assert "its claim was lost" not in caplog.text
 
 
+def test_an_outcome_that_was_stored_before_ctrl_c_struck_is_not_called_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def strike() -> None:
+        raise KeyboardInterrupt
+
+    faulty = FaultyBackend(Parts().backend, Fault("record", 1, when="after", action=strike))  # type: ignore[abstract]
+    parts = Parts(faulty)
+    (claim,) = claimed(parts, 1)
+    parts.recorder.add(done(parts, claim))
+    with pytest.raises(KeyboardInterrupt):
+        parts.recorder.turn(parts.clock.now())
+    parts.recorder.turn(parts.clock.now())
+    assert parts.recorded == [claim.id]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("claimed_again", [True, False])
+def test_of_a_retry_behind_an_error_that_nobody_finds_any_more_nothing_is_claimed(
+    claimed_again: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody else has claimed the job meanwhile, or deleted it."""
+    faulty = FaultyBackend(Parts().backend, Fault("record", 1, when="after"))  # type: ignore[abstract]
+    parts = Parts(faulty)
+    (claim,) = claimed(parts, 1)
+    now = parts.clock.now()
+    parts.recorder.add(Ended(Outcome(claim, Verb.RETRY, now, now, error=b"{}")))
+    with pytest.raises(BackendUnavailableError):
+        parts.recorder.turn(now)
+    if claimed_again:
+        assert parts.backend.claim(None, now=now, limit=1, owner="another", lease=60)
+    else:
+        assert parts.backend.cancel(claim.id, now=now)
+        assert parts.backend.prune(finished_before=now + 1, failed_before=now + 1, keep=0, limit=9)
+    parts.recorder.turn(now)
+    assert parts.recorded == [] and parts.claims.is_idle
+    (message,) = caplog.messages
+    assert "is not known" in message and "its claim was lost" not in message
+
+
 @pytest.mark.parametrize("verb", [Verb.COMPLETE, Verb.FAIL, Verb.RETRY])
 def test_a_job_that_was_rescued_after_an_error_is_lost(
     verb: Verb, caplog: pytest.LogCaptureFixture

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from heapq import nlargest
 
+from ...errors import JobNotFoundError
 from ...job import JobQuery, JobRecord, JobState, QueueInfo, StoredState, TaskInfo
 from .rows import Queue, Row
 from .store import Store
@@ -33,9 +34,12 @@ def queues(store: Store, *, now: float) -> list[QueueInfo]:
 def select(store: Store, query: JobQuery, *, now: float) -> list[JobRecord]:
     with store.lock:
         rows = list(store.rows.values())
+        mark = None if query.before is None else store.rows.get(query.before)
+    if query.before is not None and mark is None:
+        raise JobNotFoundError(query.before)
     # Sifted without the lock, so that nobody waits behind a long list; then read as they are.
-    matches = _filter(query, now)
-    chosen = nlargest(query.limit, filter(matches, rows), key=lambda row: row.new.id)
+    matches = _filter(query, None if mark is None else _age(mark), now)
+    chosen = nlargest(query.limit, filter(matches, rows), key=_age)
     with store.lock:
         return [row.record() for row in chosen]
 
@@ -96,11 +100,15 @@ def _describe(queue: Queue, now: float, running: int) -> QueueInfo:
     )
 
 
-def _filter(query: JobQuery, now: float) -> Callable[[Row], bool]:
+def _age(row: Row) -> tuple[float, str]:
+    return row.new.enqueued_at, row.new.id
+
+
+def _filter(query: JobQuery, before: tuple[float, str] | None, now: float) -> Callable[[Row], bool]:
     def matches(row: Row) -> bool:
         new = row.new
         return (
-            (query.before is None or new.id < query.before)
+            (before is None or _age(row) < before)
             and (query.queue is None or new.queue == query.queue)
             and (query.task is None or new.task == query.task)
             and (not query.states or row.state_at(now) in query.states)

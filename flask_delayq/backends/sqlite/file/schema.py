@@ -26,6 +26,9 @@ CREATE INDEX job_waiting_suspect ON job (queue, priority, run_at, id) WHERE stat
 CREATE INDEX job_running_suspect ON job (owner) WHERE state = 1 AND suspect = 1;
 """
 
+# A list begins with the jobs that came last. Ids do not tell: people may choose them.
+_BY_AGE = "CREATE INDEX job_by_age ON job (enqueued_at, id);"
+
 # `job` is narrow because every claim and outcome rewrites its row; what is read once lives in `body`.
 # Text keys that grow with time fill both trees from the right end.
 TABLES = f"""
@@ -52,6 +55,7 @@ CREATE TABLE job (
     suspect INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 {_WAITING_AND_SUSPECTS}
+{_BY_AGE}
 CREATE INDEX job_running ON job (owner) WHERE state = 1;
 CREATE INDEX job_finished ON job (state, finished_at) WHERE state >= 2;
 
@@ -104,7 +108,8 @@ UPDATE job SET suspect = 1 WHERE state < 2 AND rescues >= 2;
 DROP INDEX job_waiting;
 DROP INDEX job_waiting_rescued;
 DROP INDEX job_running_rescued;
-{_WAITING_AND_SUSPECTS}""",
+{_WAITING_AND_SUSPECTS}
+{_BY_AGE}""",
 }
 """By version, what makes the next one of it."""
 

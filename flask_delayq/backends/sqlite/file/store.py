@@ -178,6 +178,7 @@ class Store:
         elif self._write.pid != os.getpid():
             raise self._inherited()
         else:
+            self._write.deadline = deadline
             try:
                 self.file.verify()
             except BackendUnavailableError as error:
@@ -259,15 +260,22 @@ class Store:
         if sql is None:
             return
         if isinstance(error, BackendUnavailableError):
-            # The file was moved away or overwritten: what its WAL holds goes where it belongs.
-            sql.deadline = machine_time() + 1.0
+            # The file was moved away or overwritten: what its WAL holds goes where it belongs, if that
+            # can be done in the time of whoever noticed it.
+            sql.deadline = min(sql.deadline, machine_time() + 1.0)
             with suppress(apsw.Error):
                 sql.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         with suppress(apsw.Error):
             sql.close(checkpoint=False)
 
     def _discard_from_outside(self, error: BaseException, deadline: float) -> None:
-        self.writer.hold(deadline, lambda leads: self._discard(error) if leads else None)
+
+        def discard(leads: bool) -> None:
+            if leads and self._write is not None:
+                self._write.deadline = deadline
+                self._discard(error)
+
+        self.writer.hold(deadline, discard)
 
     # --- closing and forking ---------------------------------------------------------------------------
 
