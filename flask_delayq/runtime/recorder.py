@@ -184,8 +184,8 @@ class Recorder:
 
 _LOST = "its claim was lost, so how its run ended (%s) is not recorded"
 _UNKNOWN = (
-    "whether the store has how its run ended (%s) is not known: a try to write it was cut off, "
-    "and the job has gone on or is gone"
+    "whether the store has how its run ended (%s) is not known: an earlier try to write it failed, "
+    "and the job has gone on since or is gone"
 )
 
 
