@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..backends.base import Schedulable
+from ..backends.crashes import suspect_from
 from ..clock import to_datetime
 from ..errors import BackendError, RuleError
-from ..job import JobRecord, JobState, Priority, ProcessRecord, QueueInfo, ScheduleRecord, StoredState
-from ..runtime.peers import living
+from ..job import (
+    JobQuery,
+    JobRecord,
+    JobState,
+    Priority,
+    ProcessRecord,
+    QueueInfo,
+    ScheduleRecord,
+    StoredState,
+)
+from ..runtime.peers import Peer, living
 from ..serializer import decode, decode_failure, decode_object, decode_rule
 from ..texts import without_password
 from .redacting import Redaction
@@ -21,6 +31,9 @@ if TYPE_CHECKING:
     from ..app_state import AppState
 
 View = dict[str, Any]
+
+_RUNNING = 10_000
+"""More jobs than run at once."""
 
 UNATTENDED_AFTER = 60.0
 """Seconds that ready jobs may wait, while no process runs any, before that counts as unhealthy."""
@@ -117,9 +130,26 @@ def _why_it_waits(state: AppState, record: JobRecord) -> str | None:
     knowing = [peer for peer in peers if peer.may_know(record.task)]
     if peers and not knowing:
         return "no process knows this task"
-    if knowing and not any(peer.serves(record.queue) for peer in knowing):
+    serving = [peer for peer in knowing if peer.serves(record.queue)]
+    if knowing and not serving:
         return "no process that knows this task serves its queue"
+    if serving and record.state_at(state.clock.now()) is JobState.READY:
+        return _which_suspect_it_waits_for(state, record, serving)
     return None
+
+
+def _which_suspect_it_waits_for(state: AppState, record: JobRecord, peers: list[Peer]) -> str | None:
+    """Why these processes leave a due job that crashed before: each runs such a one, and one only."""
+    suspected_from = suspect_from(state.settings.max_rescues)
+    if record.rescues < suspected_from:
+        return None
+    query = JobQuery((JobState.RUNNING,), limit=_RUNNING)
+    running = state.client.inspect.list(query, now=state.clock.now())
+    by_owner = {one.owner: one.id for one in running if one.rescues >= suspected_from}
+    if any(peer.owner not in by_owner for peer in peers):
+        return None
+    others = ", ".join(sorted(by_owner[peer.owner] for peer in peers)[:3])
+    return f"its crashes make it run alone among such jobs, and every process runs one: {others}"
 
 
 def queue_row(queue: QueueInfo, now: float) -> View:

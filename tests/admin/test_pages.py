@@ -632,3 +632,37 @@ def test_the_overview_has_everything_at_a_glance(client: FlaskClient, delayq: De
     text = page(client, "/").text
     for word in ("scheduled", "completed", "default", "every 0:01:00", "No process runs jobs"):
         assert word in text
+
+
+def test_a_suspect_tells_for_which_other_one_it_waits() -> None:
+    clock = FakeClock()
+    app, delayq = make_app(clock)
+    app.debug = True
+    delayq.task(name="work")(lambda: None)
+    backend, work = delayq.state.backend, delayq.tasks.get("work")
+    work.options(id="a-hung").enqueue()
+    work.options(id="b-good").enqueue()
+
+    def claim(owner: str) -> list[str]:
+        return [one.id for one in backend.claim(None, now=clock.now(), limit=2, owner=owner, lease=60)]
+
+    def why(job_id: str) -> Any:
+        return data(app.test_client(), f"/jobs/{job_id}")["job"]["waits_because"]
+
+    def start(owner: str) -> None:
+        backend.announce(ProcessRecord(owner, 1, "here", clock.now(), clock.now(), b"{}"))
+
+    for _ in range(2):
+        assert claim("gone") == ["a-hung", "b-good"]
+        clock.advance(60)
+        assert len(backend.rescue(now=clock.now(), max_rescues=3)) == 2
+    start("first")
+    assert claim("first") == ["a-hung"]
+    crashes = "its crashes make it run alone among such jobs, and every process runs one: "
+    assert why("b-good") == f"{crashes}a-hung"
+    assert why("a-hung") is None
+    work.options(id="c-plain").enqueue()
+    assert why("c-plain") is None
+    start("second")
+    assert why("b-good") is None, "the other process is free to take it"
+    assert claim("second") == ["b-good", "c-plain"]
