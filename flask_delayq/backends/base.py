@@ -59,6 +59,8 @@ class Backend(ABC):
         not stored again (``created=False``), so repeating a call is safe; with another task or payload
         the whole call fails. The same rule holds between the jobs of one call.
 
+        :param jobs: at least one, each with its id, moments and encoded arguments.
+        :param now: the present moment, epoch seconds.
         :param timeout: seconds within which it returns or raises. An operation that was not begun by
             then is withdrawn. One that was stored may take longer where the engine's log has become
             much too long, and this process has to copy it.
@@ -110,6 +112,15 @@ class Backend(ABC):
         (``Claim.leased_at``): the wait for the store takes nothing from it.
 
         An owner that was told to claim no more gets nothing, see :meth:`end_claims`.
+
+        :param queues: names of the queues to claim from; ``None``: all.
+        :param now: the present moment, epoch seconds.
+        :param limit: most jobs to take; at least 1.
+        :param owner: id of the runtime that is going to run them.
+        :param lease: seconds until they may be taken back, unless renewed.
+        :param strict: the oldest job of a lower level never goes first.
+        :param tasks: names of the tasks to claim jobs of; ``None``: all.
+        :returns: the claims, in order; empty where nothing is eligible.
         """
 
     @abstractmethod
@@ -138,6 +149,9 @@ class Backend(ABC):
         COMPLETE also clears an older ``error``. INTERRUPT sets ``interrupted`` and keeps the job
         running in the owner's name until the owner is gone or writes its end after all. RETRY, SNOOZE
         and RELEASE of a job whose cancel was requested end it as cancelled.
+
+        :param outcomes: how each run ended, with the claim that it had.
+        :param now: the present moment, epoch seconds.
         """
 
     def mark_begun(self, claim: Claim) -> None:
@@ -168,6 +182,9 @@ class Backend(ABC):
 
         That it returns proves that the store can be written, also with nothing to renew.
 
+        :param owner: id of the runtime that holds the claims.
+        :param held: every claim that it holds.
+        :param lease: seconds from ``asked_at`` until they may be taken back.
         :param asked_at: a monotonic moment before ``held`` was put together; the new leases and the
             ages of the others count from it. ``None``: now.
         """
@@ -188,6 +205,9 @@ class Backend(ABC):
         The lease ends when its end is reached (``lease end <= clock``). An owner of this host is also
         dead as soon as its process is gone, where the backend can tell.
 
+        :param now: the present moment, epoch seconds.
+        :param max_rescues: charges that a job may have; with one more it fails.
+        :param limit: most jobs to take back in this call.
         :param judge: the owner who asks: a runtime never takes its own jobs back.
         :param leases: ``False``: only jobs of owners that are dead for certain; ends of leases mean
             nothing to a caller that could not renew its own (who could not renew may not judge).
@@ -219,6 +239,11 @@ class Backend(ABC):
 
         Paused queues do not count, nor do suspects while ``owner`` runs one, so that a caller who finds
         a moment in the past can claim something.
+
+        :param queues: names of the queues to look at; ``None``: all.
+        :param owner: id of the runtime that asks.
+        :param tasks: names of the tasks to look for; ``None``: all.
+        :returns: epoch seconds.
         """
 
     @abstractmethod
@@ -233,7 +258,14 @@ class Backend(ABC):
     ) -> list[tuple[float, str]]:
         """A page of waiting jobs of these queues and tasks, ``after < run_at <= until``, ordered by
         (run_at, id): their moments and ids. A page never ends inside a moment that it began, so it may
-        be longer than ``limit``."""
+        be longer than ``limit``.
+
+        :param queues: names of the queues to look at; ``None``: all.
+        :param after: epoch seconds, left out; the end of the page before.
+        :param until: epoch seconds, included.
+        :param limit: jobs after which the page ends.
+        :param tasks: names of the tasks to look for; ``None``: all.
+        """
 
     @abstractmethod
     def bring_forward(self, *, now: float, ahead: float = 0.0) -> int:
@@ -251,6 +283,8 @@ class Backend(ABC):
         """Store what a running job tells of its progress; False if the claim is not ours any more.
 
         It need not be durable.
+
+        :param data: JSON, as it is shown.
         """
 
     @abstractmethod
@@ -267,6 +301,7 @@ class Backend(ABC):
         :param failed_before: failed ones that finished earlier go.
         :param keep: beyond so many finished jobs of all kinds, the earliest finished completed and
             cancelled ones go first, then failed ones; ``None``: no such bound.
+        :param limit: most jobs to delete in this call.
         """
 
     # --- processes -----------------------------------------------------------------------------
@@ -298,7 +333,7 @@ class Backend(ABC):
         """All records, oldest first; ``alive`` says whether the process is still there. Records of dead
         processes are dropped by :meth:`rescue` once none of their jobs is running."""
 
-    # --- care ----------------------------------------------------------------------------------
+    # --- upkeep --------------------------------------------------------------------------------
 
     def open_doorbell(self, owner: str) -> Doorbell | None:
         """The doorbell at which other processes ring for this runtime, or ``None`` where only this
