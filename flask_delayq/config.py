@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import timedelta
+from contextlib import suppress
 from difflib import get_close_matches
 from hashlib import sha256
 from itertools import pairwise
@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from .clock import to_seconds
-from .errors import ConfigurationError, DelayQError, shown
+from .clock import MAX_DELAY, to_seconds
+from .errors import ConfigurationError, InvalidNameError, shown
 from .ids import check_name
 from .texts import without_password
 
@@ -114,9 +114,8 @@ class Settings(Struct, frozen=True, kw_only=True):
                 raise ConfigurationError(_unknown(key, {*_READERS, *engine_settings}), key=key)
             try:
                 values[name] = _READERS[name](config[key])
-            except (TypeError, ValueError, OverflowError, DelayQError) as error:
-                value = "its value" if name in _SECRET else shown(config[key])
-                raise ConfigurationError(f"{key}: {value} does not fit: {error}", key=key) from None
+            except ValueError as error:
+                raise ConfigurationError(f"{key} {error}", key=key) from None
         if not values.get("url"):
             values["url"] = "memory://" if testing else f"sqlite:///{DEFAULT_FILE}"
         values["url"] = _absolute(values["url"], folder)
@@ -160,9 +159,8 @@ def _alone(config: Mapping[str, Any], name: str, reader: Callable[[Any], Any], d
     key = PREFIX + name
     try:
         return reader(config.get(key, default))
-    except (TypeError, ValueError) as error:
-        value = shown(config[key])
-        raise ConfigurationError(f"{key}: {value} does not fit: {error}", key=key) from None
+    except ValueError as error:
+        raise ConfigurationError(f"{key} {error}", key=key) from None
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:
@@ -185,18 +183,21 @@ def _absolute(url: str, folder: str) -> str:
     return f"sqlite:///{quote(str(PurePath(folder)), _IN_A_PATH, errors='surrogateescape')}/{path}"
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("a text is wanted")
-    return value
+# Readers raise ValueError alone, with the rest of a sentence that begins with the name of the setting.
+
+
+def _url(value: Any) -> str:
+    if value and not isinstance(value, str):
+        raise ValueError("must be a text")  # which one is nobody's business: it may hold a password
+    return value or ""
 
 
 def _choice(*allowed: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in allowed:
-            near = get_close_matches(str(value), allowed, 1)
+            near = get_close_matches(str(value), allowed, 1) if isinstance(value, str) else ()
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"one of {', '.join(allowed)} is wanted{hint}")
+            raise ValueError(f"must be one of {', '.join(allowed)}, not {shown(value)}{hint}")
         return str(value)
 
     return read
@@ -204,22 +205,28 @@ def _choice(*allowed: str) -> Callable[[Any], str]:
 
 def _integer(low: int, high: int) -> Callable[[Any], int]:
     def read(value: Any) -> int:
-        number = int(value) if isinstance(value, str) else value
+        number = value
+        if isinstance(value, str):
+            with suppress(ValueError):
+                number = int(value)
         if type(number) is not int or not low <= number <= high:
-            raise ValueError(f"a whole number from {low:,} to {high:,} is wanted")
+            raise ValueError(f"must be a whole number from {low:,} to {high:,}, not {shown(value)}")
         return number
 
     return read
 
 
-def _seconds(low: float, high: float = math.inf) -> Callable[[Any], float]:
+def _seconds(low: float, high: float = MAX_DELAY) -> Callable[[Any], float]:
     def read(value: Any) -> float:
-        given = float(value) if isinstance(value, str) else value
-        number = given.total_seconds() if isinstance(given, timedelta) else to_seconds(given)
+        try:
+            number = to_seconds(float(value) if isinstance(value, str) else value)
+        except ValueError:
+            number = math.nan
         if not low <= number <= high:
-            bound = f" to {high:g}" if high < math.inf else ""
-            raise ValueError(f"seconds from {low:g}{bound} are wanted")
-        return float(number)
+            raise ValueError(
+                f"must be a number of seconds from {low:g} to {high:,.0f}, not {shown(value)}"
+            )
+        return number
 
     return read
 
@@ -234,21 +241,27 @@ def _flag(value: Any) -> bool:
     if isinstance(value, str) and value.lower() in ("0", "false", "no", "off", ""):
         return False
     if type(value) is not bool:
-        raise ValueError("True or False is wanted")
+        raise ValueError(f"must be True or False, not {shown(value)}")
     return value
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else list(value)
+    parts = value.split(",") if isinstance(value, str) else value
+    parts = list(parts) if isinstance(parts, Iterable) else [parts]
     if not all(isinstance(part, str) and part.strip() for part in parts):
-        raise ValueError("a text or a list of texts is wanted")
+        raise ValueError(f"must be a text or a list of texts, not {shown(value)}")
     return tuple(part.strip() for part in parts)
 
 
 def _queues(value: Any) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(check_name("queue", name) for name in _texts(value)))
+    names = tuple(dict.fromkeys(_texts(value)))
     if not names:
-        raise ValueError("at least one queue is wanted; leave it out to serve all of them")
+        raise ValueError("must name at least one queue; leave it out to serve all of them")
+    for name in names:
+        try:
+            check_name("queue", name)
+        except InvalidNameError as error:
+            raise ValueError(f"must name queues: {error}") from None
     return names
 
 
@@ -260,37 +273,37 @@ def _tokens(value: Any) -> tuple[bytes, ...]:
     if value is None:
         return ()
     # A token may hold commas, so a text is one token.
-    tokens = (value,) if isinstance(value, str) else tuple(value)
+    tokens = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     if not tokens:
-        raise ValueError("at least one token is wanted; leave the setting out to have none")
+        raise ValueError("must hold at least one token; leave it out to have none")
     for token in tokens:
         if fault := _fault(token):
-            raise ValueError(f"{fault}; make one with: {MAKE_TOKEN}")
+            raise ValueError(f"must {fault}; make one with: {MAKE_TOKEN}")
     return tuple(sha256(token.encode("utf-8", "replace")).digest() for token in tokens)
 
 
 def _fault(token: object) -> str:
-    """Why a token is refused, without the token; empty for one that may be used."""
+    """What a token that is refused must be like, without the token; empty for one that may be used."""
     if not isinstance(token, str) or len(token) < 16:
-        return "tokens of at least 16 characters are wanted"
+        return "be a text of at least 16 characters, or a list of such"
     if token != token.strip():
-        return "a token begins or ends with white space (the line break of a file?)"
+        return "not begin or end with white space (the line break of a file?)"
     if any(ord(char) < 32 or ord(char) == 127 for char in token):
-        return "a token holds a control character, which no header can carry"
+        return "not hold a control character, which no header can carry"
     steps = {ord(after) - ord(before) for before, after in pairwise(token)}
     if len(set(token)) < 6 or len(steps) == 1 or token in (token + token)[1:-1]:
-        return "a token is too easy to guess: few characters, a row of them, or a repetition"
+        return "not be easy to guess, as one is: few characters, a row of them, or a repetition"
     return ""
 
 
 def _prefix(value: Any) -> str:
-    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", _text(value)):
-        raise ValueError("a path like /delayq is wanted, that does not end with /")
-    return str(value)
+    if not isinstance(value, str) or not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
+        raise ValueError(f"must be a path like /delayq, without a / at its end, not {shown(value)}")
+    return value
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "url": lambda value: _text(value) if value else "",
+    "url": _url,
     "mode": _choice(*MODES),
     "workers": _integer(1, 1024),
     "queues": _optional(_queues),
@@ -314,4 +327,3 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "admin_token": _tokens,
     "redact": _texts,
 }
-_SECRET = frozenset({"admin_token", "url"})

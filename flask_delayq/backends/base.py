@@ -309,7 +309,8 @@ class Backend(ABC):
     @abstractmethod
     def announce(self, process: ProcessRecord) -> None:
         """Store or refresh the record of a runtime in this process, and keep a sign of life for it
-        that ends with the process, where the backend can."""
+        that ends with the process, where the backend can. Does nothing for an owner that has withdrawn
+        or was let go: another thread may come late with it."""
 
     @abstractmethod
     def withdraw(self, owner: str) -> None:

@@ -257,7 +257,7 @@ class Drain:
         if self._thread is None:
             self._end_without_thread()
             return
-        self._keeping.wake()
+        self._keeping.hurry()
         if self._tried_to_end.wait(_PATIENCE) and self._keeping.is_stopping:
             self._thread.join(_PATIENCE)
 

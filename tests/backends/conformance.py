@@ -1327,6 +1327,14 @@ class StoreConformance:
         backend.withdraw("w1")
         assert backend.processes() == []
 
+    def test_an_announcement_that_comes_late_brings_nobody_back(self, backend: Backend) -> None:
+        """The thread that announces may outlive the wait of whoever stops it."""
+        late = ProcessRecord("me", 1, "host", NOW, NOW, b"{}")
+        backend.announce(late)
+        backend.withdraw("me")
+        backend.announce(late)
+        assert backend.processes() == []
+
     def test_a_living_process_is_not_rescued_from(self, backend: Backend, reopen: Fresh) -> None:
         backend.announce(ProcessRecord("me", 1, "host", NOW, NOW, b"{}"))
         claim = started(backend)

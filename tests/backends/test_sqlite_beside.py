@@ -175,6 +175,45 @@ def test_one_that_shows_that_it_lives_in_the_middle_of_its_rescue_keeps_its_file
 # --- what the dead leave behind ----------------------------------------------------------------------
 
 
+def in_the_middle(backend, step, call):
+    """Let something happen between two steps of an announcement."""
+    part = {"show": backend._signs, "write": backend._store, "open": backend._marks}[step]
+    real = getattr(part, step)
+
+    def run(*args, **options):
+        setattr(part, step, real)
+        if step == "show":
+            answer = real(*args, **options)
+            call()
+            return answer
+        call()
+        return real(*args, **options)
+
+    setattr(part, step, run)
+
+
+@pytest.mark.parametrize("step", ["show", "write", "open"])
+def test_an_owner_that_withdraws_while_it_is_announced_leaves_nothing(path, step):
+    with opened(path) as backend:
+        backend.announce(record("me"))
+        in_the_middle(backend, step, lambda: backend.withdraw("me"))
+        backend.announce(record("me"))
+        assert backend.processes() == []
+    assert os.listdir(path.with_name(path.name + ".live")) == []
+
+
+@pytest.mark.parametrize("step", ["", "show", "write", "open"])
+def test_an_owner_that_was_let_go_is_dead_whatever_is_announced_later(path, step):
+    with opened(path) as backend:
+        backend.announce(record("me"))
+        if step:
+            in_the_middle(backend, step, lambda: backend.let_go("me"))
+        else:
+            backend.let_go("me")
+        backend.announce(record("me"))
+        assert [process.alive for process in backend.processes()] == [False]
+
+
 def test_files_that_no_record_tells_of_are_removed_in_the_end(path):
     clock = FakeClock(time.time())
     folder = path.with_name(path.name + ".live")
@@ -254,7 +293,8 @@ def test_a_link_that_leads_nowhere_is_told_and_nothing_is_made_behind_it(tmp_pat
                     "read": lambda: backend.get("x"),
                 }[first]()
         assert not (tmp_path / "volume").exists()
-        backend._signs.end("me")
+        backend._signs.let_go("me")
+        backend._signs.remove("me")
 
 
 def test_a_store_behind_a_link_is_looked_after_like_any_other(path, linked):

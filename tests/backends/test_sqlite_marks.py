@@ -207,7 +207,8 @@ def test_more_runs_than_there_are_places_count_all_as_begun(path):
     table.forget([Outcome(claim_of("x", 1), Verb.COMPLETE, 0.0)])
     table.mark(claim_of("z"))
     assert began(path, claim_of("never")) == [True]
-    table.end("me")
+    table.let_go("me")
+    table.remove("me")
 
 
 def test_the_runtime_begins_fewer_runs_than_there_are_places():

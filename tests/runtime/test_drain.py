@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from flask_delayq.clock import SystemClock
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.job import StoredState, Verb
 from flask_delayq.runtime import drain
+from flask_delayq.runtime.loop import Loop
 from flask_delayq.signals import job_completed
 from flask_delayq.testing import FakeClock
 from flask_delayq.testing.faults import Fault, install
 from kit import make_app
+from pace import quiet_seconds
 from waiting import wait_until
 
 
@@ -351,6 +354,32 @@ def test_an_end_that_ctrl_c_cut_off_after_it_was_stored_is_told(
     assert told == [job.id]
     assert job.refresh().state is JobState.COMPLETED
     assert "its claim was lost" not in caplog.text
+
+
+def test_a_drain_does_not_wait_for_the_pause_of_its_thread_after_failures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _app, delayq = make_app(lease=600)
+    monkeypatch.setattr(drain, "LONGEST_PAUSE", 60.0)  # longer than a drain has patience
+    loops: list[Loop] = []
+
+    class Tired(Loop):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            loops.append(self)
+
+        def _failed(self, error: BaseException) -> float:
+            self._failures = 10  # as if it had failed for long: the pause is the longest
+            return super()._failed(error)
+
+    monkeypatch.setattr(drain, "Loop", Tired)
+    monkeypatch.setattr(drain, "ANNOUNCE_EVERY", 0.0)
+    install(delayq, *(Fault("announce", n) for n in range(2, 99)))
+    job = delayq.task(name="t")(lambda: bool(wait_until(lambda: loops[0].failing))).enqueue()
+    began = time.monotonic()
+    delayq.drain()
+    assert quiet_seconds(began) < 4
+    assert job.refresh().state is JobState.COMPLETED
 
 
 def test_a_long_drain_shows_again_and_again_that_it_lives(

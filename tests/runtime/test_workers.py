@@ -60,12 +60,12 @@ class Rig:
         self.ran += 1
         return 7
 
-    def handed_over(self) -> HeldClaim:
+    def handed_over(self, name: str = "a") -> HeldClaim:
         """A claim on its way to a worker, its place taken."""
         from flask_delayq.job import NewJob
 
         now = self.clock.now()
-        self.backend.enqueue([NewJob("a", "work", "default", 1, now, now, b"{}")], now=now, timeout=5)
+        self.backend.enqueue([NewJob(name, "work", "default", 1, now, now, b"{}")], now=now, timeout=5)
         (claim,) = self.backend.claim(None, now=now, limit=1, owner="me", lease=60)
         assert self.workers.pool.reserve(1) == 1
         held = HeldClaim(claim, None, self.clock.monotonic(), self.clock.monotonic())
@@ -165,6 +165,22 @@ def test_a_thread_that_begins_while_the_dead_are_counted_is_none_of_them() -> No
     rig.workers.pool._threads = Threads()
     rig.workers.settle_dead()
     assert rig.recorder.backlog == 0 and ident in rig.claims.working
+
+
+def test_a_thread_with_the_ident_of_one_that_ended_well_is_not_dead() -> None:
+    """It ends while the dead are counted, and the next thread gets its ident and a job."""
+    rig = Rig()
+    first, second = rig.handed_over("a"), rig.handed_over("b")
+    rig.claims.working[1] = first
+
+    class Threads(list[threading.Thread]):
+        def __iter__(self) -> Iterator[threading.Thread]:
+            rig.claims.working[1] = second
+            return super().__iter__()
+
+    rig.workers.pool._threads = Threads()
+    rig.workers.settle_dead()
+    assert rig.recorder.backlog == 0 and rig.claims.working == {1: second}
 
 
 def test_a_worker_that_was_taken_for_dead_frees_no_place_twice() -> None:

@@ -61,6 +61,7 @@ class MemoryBackend(Inspection, MemorySchedules, Backend):
         self._clock = clock
         self._store = shared_store(match[1]) if match[1] else Store()
         self._turns = Turns()
+        self._withdrawn: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -365,12 +366,14 @@ class MemoryBackend(Inspection, MemorySchedules, Backend):
     def announce(self, process: ProcessRecord) -> None:
         store = self._store
         with store.lock:
-            store.processes[process.owner] = process
+            if process.owner not in self._withdrawn:
+                store.processes[process.owner] = process
 
     def withdraw(self, owner: str) -> None:
         store = self._store
         now = self._clock.now()
         with store.lock, store.whole:
+            self._withdrawn.add(owner)
             store.processes.pop(owner, None)
             for row in [row for row in store.running.values() if row.owner == owner]:
                 give_back(store, row, now)

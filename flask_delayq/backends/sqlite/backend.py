@@ -88,6 +88,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         self._turns = Turns()
         # For as long as this object lives: a claim may wait for the store when its owner has gone.
         self._claim_no_more: set[str] = set()
+        self._ended: dict[str, bool] = {}  # withdrawn or let go; whether no record tells of it any more
 
     @property
     def url(self) -> str:
@@ -304,38 +305,48 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
     # --- processes -----------------------------------------------------------------------------------
 
     def announce(self, process: ProcessRecord) -> None:
-        marked = self._signs.show(process.owner)
-        self._store.write(lambda sql: self._announce(sql, process, marked))
-        self._marks.open(process.owner)  # once a record tells of it, so that somebody removes it
-        self._bells.restore(process.owner)
+        owner = process.owner
+        if owner in self._ended:
+            return
+        try:
+            marked = self._signs.show(owner)
+            self._store.write(lambda sql: self._announce(sql, process, marked))
+            self._marks.open(owner)  # once a record tells of it, so that somebody removes it
+            self._bells.restore(owner)
+        finally:
+            if owner in self._ended:  # meanwhile, in another thread
+                self._end_signs(owner)
 
     def _announce(self, sql: Sql, process: ProcessRecord, marked: bool) -> None:
+        if process.owner in self._ended:
+            return
         processes.announce(sql, process, marked=marked)
         if self._notes_clock:
             note_clock(sql, self._clock.monotonic())
 
     def withdraw(self, owner: str) -> None:
         now = self._clock.now()
+        self._ended[owner] = False
         try:
             released = self._store.write(
-                lambda sql: self._end_owner(sql, owner, now), timeout=_LAST_TIMEOUT
+                lambda sql: rescues.withdraw(sql, owner, now), timeout=_LAST_TIMEOUT
             )
-        except BaseException:
-            self.let_go(owner)  # so others find it dead, and do what could not be done here
-            raise
-        self._marks.end(owner)
-        self._signs.end(owner)
+            self._ended[owner] = True
+        finally:  # where it failed others find the owner dead, and do what could not be done here
+            self._end_signs(owner)
         if released:
             self._bells.ring()
 
     def let_go(self, owner: str) -> None:
+        self._ended.setdefault(owner, False)
+        self._end_signs(owner)
+
+    def _end_signs(self, owner: str) -> None:
         self._marks.let_go(owner)
         self._signs.let_go(owner)
-
-    @staticmethod
-    def _end_owner(sql: Sql, owner: str, now: float) -> int:
-        processes.withdraw(sql, owner)
-        return rescues.release_all(sql, owner, now)
+        if self._ended[owner]:
+            self._marks.remove(owner)
+            self._signs.remove(owner)
 
     def processes(self) -> list[ProcessRecord]:
         return judging.shown(self._store.read(processes.select), self._signs, self._clock.now())
@@ -347,11 +358,9 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
 
     def maintain(self) -> bool:
         clock = self._clock
-        self._leftovers.turn(self._owners, now=clock.now(), mono=clock.monotonic())
+        owners = partial(self._store.read, processes.owners)
+        self._leftovers.turn(owners, now=clock.now(), mono=clock.monotonic())
         return self._checkpoints.turn()
-
-    def _owners(self) -> set[str]:
-        return {process.owner for process, _ in self._store.read(processes.select)}
 
     def health(self, *, probe: bool = True) -> Health:
         return self._health.health(probe=probe)

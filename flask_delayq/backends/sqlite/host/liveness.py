@@ -52,8 +52,8 @@ class SignsOfLife:
         return folders.beside(self.folder, owner, ".lock")
 
     def show(self, owner: str) -> bool:
-        """Hold the owner's lock until :meth:`end`; repairs it if a cleaner removed the file, or if other
-        code of this process opened and closed it.
+        """Hold the owner's lock until :meth:`let_go`; repairs it if a cleaner removed the file, or if
+        other code of this process opened and closed it.
 
         :returns: whether it is held; False where the file system cannot do it, or where the folder
             belongs to somebody else.
@@ -72,24 +72,12 @@ class SignsOfLife:
             except OSError:
                 return False
 
-    def end(self, owner: str) -> None:
-        """Give up the lock and remove the file."""
-        self._release(owner, remove=True)
-
     def let_go(self, owner: str) -> None:
         """Give up the lock and leave the file: the owner counts as dead."""
-        self._release(owner, remove=False)
-
-    def _release(self, owner: str, *, remove: bool) -> None:
         with _guard, suppress(OSError):
-            path = self.path(owner)
-            held = _held.pop(path, None)
+            held = _held.pop(self.path(owner), None)
             if held is not None:
-                try:
-                    if remove:
-                        os.unlink(path)
-                finally:
-                    os.close(held.descriptor)
+                os.close(held.descriptor)
 
     def remove(self, owner: str) -> None:
         """Remove the file of a dead owner."""

@@ -174,11 +174,6 @@ class Marks:
             if table is not None and outcome.verb is not Verb.INTERRUPT:  # such a run goes on
                 table.forget(_entry_of(claim.id, claim.claim_no))
 
-    def end(self, owner: str) -> None:
-        """Nothing runs in the owner's name any more: remove its file."""
-        if self._tables.pop(owner, None) is not None:
-            self.remove(owner)
-
     def let_go(self, owner: str) -> None:
         """Leave the file to others: the owner counts as dead."""
         self._tables.pop(owner, None)

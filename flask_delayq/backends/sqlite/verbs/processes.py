@@ -19,11 +19,6 @@ def announce(sql: Sql, process: ProcessRecord, *, marked: bool) -> None:
     )
 
 
-def withdraw(sql: Sql, owner: str) -> None:
-    """Delete a record."""
-    sql.run("DELETE FROM process WHERE owner = ?", (owner,))
-
-
 def select(sql: Sql) -> list[tuple[ProcessRecord, bool]]:
     """All records, oldest first, each with whether a sign of life is kept for it."""
     return [
@@ -33,3 +28,8 @@ def select(sql: Sql) -> list[tuple[ProcessRecord, bool]]:
             " ORDER BY started_at, owner"
         )
     ]
+
+
+def owners(sql: Sql) -> set[str]:
+    """Those that have a record."""
+    return {owner for (owner,) in sql.rows("SELECT owner FROM process")}

@@ -92,8 +92,9 @@ def _take_back(
     return Rescue(job_id, task, queue, owner, verdict.rescues, state, verdict.charged)
 
 
-def release_all(sql: Sql, owner: str, now: float) -> int:
-    """Give back what runs in the name of an owner that withdraws, see ``Backend.withdraw``; how many."""
+def withdraw(sql: Sql, owner: str, now: float) -> int:
+    """Delete an owner's record and give back what runs in its name (``Backend.withdraw``); how many."""
+    sql.run("DELETE FROM process WHERE owner = ?", (owner,))
     for (job_id,) in sql.rows(_BEGUN_ONCE, (owner,)):
         sql.run(_FAIL_BEGUN, (now, job_id))
         sql.run(_SET_ERROR, (encode_failure(CUT_OFF), job_id))
