@@ -4,6 +4,7 @@ Knows how to ask the store; changes nothing."""
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from flask import Response, request, send_from_directory, url_for
@@ -11,7 +12,7 @@ from msgspec import structs
 
 from ..app_state import current_state
 from ..console import presenting
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, DelayQError
 from ..job import JobState
 from .access import DENIED
 from .params import job_query
@@ -71,7 +72,10 @@ def processes() -> Response:
 
 
 def health() -> Response:
-    """One word for strangers, everything for people with access; 503 unless all is well."""
+    """One word for strangers, everything for people with access; 503 unless all is well.
+
+    A queue that no process serves is a note only: it is no reason to take this process out of service.
+    """
     try:
         # Without a probe: strangers, and there may be many of them, must not make the store or wait.
         found = presenting.health(current_state(), probe=False)
@@ -83,6 +87,9 @@ def health() -> Response:
     note_guess(access)
     status = 200 if found["status"] == "ok" else 503
     if access.allowed:
+        if found["store"].get("bytes") != 0:  # to ask a store that is not there yet would make it
+            with suppress(DelayQError):  # a store in trouble is the reason already
+                found["notes"] += filter(None, [presenting.unserved(current_state())])
         response = reply("health", {"health": found})
     elif wants_json():
         response = json_reply({"status": found["status"]})

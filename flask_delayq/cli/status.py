@@ -14,6 +14,7 @@ from .. import launch
 from ..app_state import AppState, current_state
 from ..backends.base import Inspectable, Schedulable
 from ..console import presenting
+from ..console.attendance import served
 from ..console.presenting import View, duration
 from ..errors import BackendError, ConfigurationError, RuleError
 from ..mounts import why_temporary
@@ -33,7 +34,8 @@ WATCH_EVERY = 2.0
 def status(ctx: click.Context, as_json: bool, watch: bool) -> None:
     """Queues, jobs, processes and schedules at a glance.
 
-    Sees the serving processes from any terminal. Exit code 0 when all is well, 1 when not.
+    Sees the serving processes from any terminal. Exit code 0 when all is well, 1 when not:
+    the store is in trouble, or jobs are due for a minute in a queue that no process serves.
     """
     state = current_state()
     found = presenting.status(state)
@@ -97,12 +99,13 @@ def _say_status(state: AppState, found: View) -> None:
 
 def _say_processes(state: AppState, processes: list[View]) -> None:
     say_table(
-        ("PROCESS", "HOST", "ROLE", "BUSY", "LATE P50", "LATE P99", "SEEN"),
+        ("PROCESS", "HOST", "ROLE", "QUEUES", "BUSY", "LATE P50", "LATE P99", "SEEN"),
         [
             (
                 f"{one['pid']}{'' if one['alive'] else ' (dead)'}",
                 one["host"],
                 one["role"],
+                served(one),
                 f"{one['busy']} of {one['workers']}",
                 *(None if one[key] is None else duration(one[key]) for key in _LATENESS),
                 relative(one["seen_at"], state.clock),
@@ -152,7 +155,10 @@ def check(ctx: click.Context) -> None:
     for problem in books:
         say(f"  {problem}")
     say(f"launch: {launch.describe()}")
-    ctx.exit(0 if health.ok and not wrong and not unusable and not books else 1)
+    unserved = presenting.unserved(state) if health.ok else ""
+    if unserved:
+        say(unserved)
+    ctx.exit(0 if health.ok and not (wrong or unusable or books or unserved) else 1)
 
 
 def _say_sharing(state: AppState) -> None:

@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -21,6 +21,9 @@ from msgspec import structs
 
 from ..app_state import DRAIN_WORKER, AppState, current_state
 from ..clock import Clock
+from ..console import presenting
+from ..console.attendance import did_you_mean
+from ..errors import DelayQError
 from ..ids import check_name
 from ..signals import job_started
 from .group import delayq_commands
@@ -53,6 +56,8 @@ def worker(ctx: click.Context, queues: str | None, workers: int | None, max_jobs
     if workers is not None:
         changes["workers"] = workers
     settings = structs.replace(state.settings, **changes)
+    for doubt in _misspelt(state, settings.queues or ()):
+        _log.warning("%s", doubt)
     with StopRequest.heard() as stop_request, _counted(state, max_jobs, stop_request):
         _log.info(
             "worker %d runs jobs of %s with %d threads (%s)",
@@ -69,6 +74,15 @@ def worker(ctx: click.Context, queues: str | None, workers: int | None, max_jobs
     how = "all its jobs had ended" if finished else "unfinished jobs will run again elsewhere"
     _log.info("worker %d has stopped, %s", os.getpid(), how)
     ctx.exit(0 if finished else 1)
+
+
+def _misspelt(state: AppState, names: Iterable[str]) -> Iterator[str]:
+    """A sentence for each queue that nobody knows while another one has nearly its name."""
+    with suppress(DelayQError):  # a store in trouble is told of by the runtime
+        known = presenting.known_queues(state)
+        for name in names:
+            if name not in known and (hint := did_you_mean(name, known)):
+                yield f"no task, job or process uses a queue named {name!r}{hint}"
 
 
 class StopRequest:

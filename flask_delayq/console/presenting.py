@@ -25,18 +25,13 @@ from ..job import (
 from ..runtime.peers import Peer, living
 from ..serializer import decode, decode_failure, decode_object, decode_rule
 from ..texts import without_password
+from . import attendance
 from .redacting import Redaction
 
 if TYPE_CHECKING:
     from ..app_state import AppState
 
 View = dict[str, Any]
-
-_RUNNING = 10_000
-"""More jobs than run at once."""
-
-UNATTENDED_AFTER = 60.0
-"""Seconds that ready jobs may wait, while no process runs any, before that counts as unhealthy."""
 
 
 def moment(timestamp: float | None) -> str | None:
@@ -143,7 +138,7 @@ def _which_suspect_it_waits_for(state: AppState, record: JobRecord, peers: list[
     suspected_from = suspect_from(state.settings.max_rescues)
     if record.rescues < suspected_from:
         return None
-    query = JobQuery((JobState.RUNNING,), limit=_RUNNING)
+    query = JobQuery((JobState.RUNNING,), limit=attendance.MOST_RUNNING)
     running = state.client.inspect.list(query, now=state.clock.now())
     by_owner = {one.owner: one.id for one in running if one.rescues >= suspected_from}
     if any(peer.owner not in by_owner for peer in peers):
@@ -224,15 +219,19 @@ def schedule_row(schedule: ScheduleRecord) -> View:
 
 
 def processes(state: AppState) -> list[View]:
-    """All process records, oldest first; that of this process as it is now."""
+    """All process records, oldest first; that of this process as it is now. How busy the others are
+    comes from the store: their records may be as old as their last sign of life."""
     supervisor = state.supervisor
     records = state.backend.processes()
-    if supervisor is None:
-        return [process_row(record, None) for record in records]
-    own = supervisor.owner
-    if supervisor.is_running:
+    own = None if supervisor is None else supervisor.owner
+    if supervisor is not None and supervisor.is_running:
         records = [supervisor.describe() if record.owner == own else record for record in records]
-    return [process_row(record, own) for record in records]
+    rows = [process_row(record, own) for record in records]
+    running = attendance.running_by_owner(state) if any(not row["this"] for row in rows) else None
+    for row in rows:
+        if running is not None and not row["this"] and row["workers"] is not None:
+            row["busy"] = min(row["workers"], running[row["owner"]])  # those claimed ahead wait for one
+    return rows
 
 
 def queues(state: AppState) -> list[View]:
@@ -282,24 +281,29 @@ def status(state: AppState) -> View:
         found["counts"] = state.client.inspect.counts(now=state.clock.now())
         found["queues"] = queues(state)
         found["processes"] = processes(state)
+        attendance.note_servers(found["queues"], found["processes"])
         found["schedules"] = schedules(state)
     except BackendError as error:
         found["reason"] = found["reason"] or str(error)
         found["status"] = "failing"
-    if found["status"] == "ok" and (reason := _unattended(found)):
-        found["reason"] = reason
-        found["status"] = "failing"
+    if found["status"] == "ok":
+        found["reason"] = attendance.name_unserved(found["queues"], found["processes"], duration)
+        found["status"] = "failing" if found["reason"] else "ok"
     found["healthy"] = found["status"] == "ok"
     return found
 
 
-def _unattended(found: View) -> str:
-    if any(process["alive"] for process in found["processes"]):
-        return ""
-    late = [q["lateness"] for q in found["queues"] if q["lateness"] is not None and not q["paused"]]
-    if not late or max(late) < UNATTENDED_AFTER:
-        return ""
-    return f"jobs have been due for {duration(max(late))} and no process runs any"
+def known_queues(state: AppState) -> set[str]:
+    """Every queue that has jobs, that a living process names or that a task declares."""
+    declared = (task.declared.queue for task in state.registry)
+    return attendance.known_queues(queues(state), processes(state), declared)
+
+
+def unserved(state: AppState) -> str:
+    """A sentence about queues with due jobs that no living process serves; empty while there is none."""
+    waiting, serving = queues(state), processes(state)
+    attendance.note_servers(waiting, serving)
+    return attendance.name_unserved(waiting, serving, duration)
 
 
 def _priority(level: int) -> str:

@@ -542,6 +542,25 @@ def test_health_tells_people_with_access_why(
         assert (far.status_code, far.text) == (503, "failing\n")
 
 
+def test_health_notes_a_due_queue_that_nobody_serves_and_stays_well() -> None:
+    clock = FakeClock()
+    app, delayq = make_app(clock)
+    app.debug = True
+    client = app.test_client()
+
+    @delayq.task(name="a")
+    def a() -> None: ...
+
+    a.enqueue()
+    clock.advance(61)
+    assert data(client, "/")["status"] == "failing"
+    found = data(client, "/health", 200)["health"]
+    assert (found["status"], found["notes"][-1]) == (
+        "ok",
+        "jobs have been due for 61 s and no process runs any",
+    )
+
+
 def test_health_makes_no_store_and_waits_for_nobody(tmp_path: Path) -> None:
     path = tmp_path / "instance" / "store"
     app, delayq = make_app(FakeClock(), url=f"sqlite:///{path}")

@@ -155,6 +155,60 @@ def test_a_dead_process_runs_nothing(
     assert ("77 (dead)" in result.stdout) is not alive
 
 
+def announce(shell: Shell, owner: str, pid: int, **info: Any) -> None:
+    now = shell.delayq.state.clock.now()
+    record = ProcessRecord(owner, pid, "h", now, now, json.dumps({"workers": 4, **info}).encode())
+    shell.delayq.state.backend.announce(record)
+
+
+def due_for(shell: Shell, seconds: float, queue: str = "sums", job_id: str = "j1") -> None:
+    now = shell.delayq.state.clock.now() - seconds
+    job = NewJob(job_id, "add", queue, 1, now, now, b'{"a":1}')
+    shell.delayq.state.backend.enqueue([job], now=now, timeout=1.0)
+
+
+@pytest.mark.parametrize("late, exit_code", [(59.0, 0), (61.0, 1)])
+def test_status_names_a_due_queue_that_nobody_serves(shell: Shell, late: float, exit_code: int) -> None:
+    due_for(shell, late)
+    due_for(shell, late + 100, "mial", "j2")  # somebody serves that one
+    announce(shell, "o", 77, queues=["mial"])
+    result = shell("status", "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == exit_code
+    assert found["healthy"] is not bool(exit_code)
+    assert {one["name"]: one["served_by"] for one in found["queues"]} == {"mial": [77], "sums": []}
+    text = shell("status").stdout
+    assert ("no process serves" in text.splitlines()[0]) is bool(exit_code)
+    if exit_code:
+        assert text.startswith(
+            "failing: jobs of queue 'sums' have been due for 61 s and no process serves it"
+            " (process 77 serves mial)\n"
+        )
+        assert "serves it" in shell("check").stdout and shell("check").exit_code == 1
+    assert shell("check").exit_code == exit_code
+    shell.says("pause", "sums")
+    assert shell("status").exit_code == shell("check").exit_code == 0
+
+
+def test_a_process_without_a_list_of_queues_serves_all(shell: Shell) -> None:
+    due_for(shell, 61)
+    announce(shell, "o", 77, queues=None)
+    assert shell.json("status")["queues"][0]["served_by"] == [77]
+    assert " all " in shell.says("status")
+
+
+def test_busy_is_counted_in_the_store(shell: Shell) -> None:
+    backend = shell.delayq.state.backend
+    now = shell.delayq.state.clock.now()
+    announce(shell, "o", 77, busy=0)
+    announce(shell, "other", 78, busy=3)
+    due_for(shell, 1, job_id="j1")
+    due_for(shell, 1, job_id="j2")
+    assert len(backend.claim(None, now=now, limit=2, owner="o", lease=60.0)) == 2
+    found = {one["pid"]: one["busy"] for one in shell.json("status")["processes"]}
+    assert found == {77: 2, 78: 0}
+
+
 def test_watch_looks_again_until_interrupted(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = iter([None, None])
 
@@ -430,6 +484,16 @@ def test_a_second_signal_shortens_the_drain(shell: Shell) -> None:
 def test_a_workers_options_are_checked(shell: Shell) -> None:
     assert "queue" in shell.refuses("worker", "--queues", "a b")
     assert shell("worker", "--workers", "0").exit_code == 2
+
+
+@pytest.mark.usefixtures("quiet_root")
+def test_a_worker_for_a_misspelt_queue_is_told(
+    shell: Shell, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_delayq.cli.worker.StopRequest.await_stop", lambda self: "a test")
+    assert shell("worker", "--queues", "sum,elsewhere").exit_code == 0
+    warned = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert warned == ["no task, job or process uses a queue named 'sum'; did you mean 'sums'?"]
 
 
 def test_progress_in_show(shell: Shell) -> None:
