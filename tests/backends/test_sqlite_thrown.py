@@ -71,14 +71,14 @@ def every_checkpoint_copies_the_rest(monkeypatch):
 def test_whenever_an_exception_strikes_everything_is_given_back(tmp_path, scene):
     path = tmp_path / "delayq.sqlite3"
     among = instants(lambda thrower: run(scene(path), thrower), FILES)
-    assert among > 30
+    assert among > 15
     struck = 0
     for nth in range(among):
         thrower = Thrower(nth, FILES)
         run(scene(path), thrower, nth)
         struck += thrower.has_thrown
     # CPython 3.13 does not trace every step of every call.
-    assert struck == among or (sys.version_info >= (3, 13) and struck >= 20)
+    assert struck == among or (sys.version_info >= (3, 13) and struck >= among / 2)
 
 
 def run(scene, thrower, nth=-1):
