@@ -19,6 +19,8 @@ demo: .venv/core.stamp ## Run the example app on http://127.0.0.1:5000/ (PORT=80
 
 test: lint ## Check style and types, then run the tests (ARGS="-k wheel" narrows them)
 	$(BIN)/python -m pytest $(ARGS)
+	@echo "This was $$($(BIN)/python -V) alone: \`make pythons\` tries the others. Tests that were skipped for want"
+	@echo "of a server are listed above: \`make .venv/servers.stamp\` installs those servers (some are compiled)."
 
 lint: .venv/dev.stamp ## Check style and types only
 	$(BIN)/ruff check --quiet --output-format concise .

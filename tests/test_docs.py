@@ -309,7 +309,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-LINKED = [*PAGES, *(p for p in ROOT.glob("*/README.md")), ROOT / "CHANGELOG.md"]
+LINKED = list(dict.fromkeys([*PAGES, *ROOT.glob("*/README.md"), ROOT / "CHANGELOG.md"]))
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda p: str(p.relative_to(ROOT)))
@@ -321,6 +321,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-def test_the_readme_names_every_page() -> None:
-    named = {(ROOT / link).resolve() for link in links(README)}
-    assert {page for page in PAGES if page != README} <= named
+def test_the_list_of_guides_names_every_page() -> None:
+    guides = ROOT / "docs" / "README.md"
+    named = {(guides.parent / link).resolve() for link in links(guides)}
+    assert {page for page in PAGES if page not in (README, guides)} <= named
