@@ -45,6 +45,20 @@ def new_id() -> str:
     return f"{digits}{next(_count) & 0xFFFFFF:06x}{tail}"
 
 
+_MADE_HERE = re.compile(r"[0-9a-f]{28}", re.ASCII)
+
+
+def has_moment(job_id: str) -> bool:
+    """Whether an id looks like those of :func:`new_id`, which begin with their moment."""
+    return _MADE_HERE.fullmatch(job_id) is not None
+
+
+def age_key(job_id: str, enqueued_at: float) -> str:
+    """A text by which jobs sort in the order in which they came: the id itself where it begins with a
+    moment; before any other id the moment of its enqueue (epoch seconds) is put."""
+    return job_id if has_moment(job_id) else f"{int(enqueued_at * 1000):012x}{job_id}"
+
+
 def _new_tail() -> str:
     # Many at once, because asking the system takes longer than all the rest.
     global _tails

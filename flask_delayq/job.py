@@ -289,7 +289,7 @@ _SHOWN = {
 
 
 class JobQuery(Struct, frozen=True):
-    """Which jobs to list: the latest ``enqueued_at`` first; within a moment the last id first."""
+    """Which jobs to list, newest first; see :func:`~flask_delayq.ids.age_key`."""
 
     states: tuple[JobState, ...] = ()
     """Empty: all."""

@@ -37,7 +37,8 @@ SHARED_BY_ENGINES = {"base", "capabilities", "crashes", "nesting", "order"}
 
 # The rooms of the sqlite engine, and what each may import of the others. See its README.
 SQLITE_ROOMS = {
-    "backends.sqlite.verbs.*": "backends.sqlite.file.connection backends.sqlite.file.errors",
+    "backends.sqlite.verbs.*": "backends.sqlite.file.connection backends.sqlite.file.errors "
+    "backends.sqlite.file.schema",
     "backends.sqlite.file.*": "backends.sqlite.host.*",
     "backends.sqlite.host.*": "",
 }

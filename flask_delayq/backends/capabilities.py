@@ -36,10 +36,11 @@ class Inspectable(ABC):
 
     @abstractmethod
     def list(self, query: JobQuery, *, now: float) -> list[JobRecord]:
-        """Jobs that match, by (``enqueued_at``, id) from the last one on, at most ``query.limit``;
-        ``payload``, ``result`` and ``error`` may be left empty.
+        """Jobs that match, the last one that came first (:func:`~flask_delayq.ids.age_key`), at most
+        ``query.limit``; ``payload``, ``result`` and ``error`` may be left empty.
 
-        :raises JobNotFoundError: there is no job ``query.before`` (any more).
+        :raises JobNotFoundError: there is no job ``query.before`` (any more), and its id does not tell
+            when it came.
         """
 
     @abstractmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
@@ -296,6 +296,13 @@ def test_an_unknown_job_is_not_found(client: FlaskClient) -> None:
     assert "nobody" in page(client, "/jobs/nobody", 404).text
 
 
+def in_another_millisecond(enqueue: Callable[[], str]) -> str:
+    """Lists tell no more than milliseconds apart."""
+    now = time.time_ns() // 1_000_000
+    wait_until(lambda: time.time_ns() // 1_000_000 > now)
+    return enqueue()
+
+
 def test_jobs_are_filtered_and_paged_by_key(client: FlaskClient, delayq: DelayQ) -> None:
     @delayq.task(name="a", queue="x")
     def a() -> None: ...
@@ -320,8 +327,8 @@ def test_jobs_are_filtered_and_paged_by_key(client: FlaskClient, delayq: DelayQ)
         pages.append([job["id"] for job in found["jobs"]])
         path = (found["next"] or "").removeprefix("/delayq")
     assert pages == [newest[0:4:2], newest[4:8:2], newest[8:10:2]]
-    chosen = a.options(id="zzz").enqueue().id
-    last = a.enqueue().id
+    chosen = in_another_millisecond(lambda: a.options(id="zzz").enqueue().id)
+    last = in_another_millisecond(lambda: a.enqueue().id)
     assert listed("") == [last, chosen, *newest]  # whatever an id looks like
     assert listed(f"before={chosen}") == newest
     assert "Older jobs" in page(client, "/jobs?limit=9").text

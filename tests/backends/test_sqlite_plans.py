@@ -21,7 +21,7 @@ from flask_delayq.job import (
     Verb,
 )
 
-PAGE = "ORDER BY enqueued_at DESC, id DESC LIMIT"
+PAGE = " DESC LIMIT :limit"
 """Ends what asks for a page of the newest jobs."""
 
 
@@ -48,12 +48,14 @@ def test_no_verb_walks_through_all_jobs(tmp_path, monkeypatch):
         if text.startswith(verbs)
     }
     connection.close()
-    pages = [plans.pop(text) for text in list(plans) if PAGE in text]
+    pages = [plans.pop(text) for text in list(plans) if PAGE in text and "CASE" not in text]
     assert len(plans) > 50 and len(pages) > 5
     # A page of the newest jobs walks from the newest one on, and ends after a page.
     assert {plan[0].partition(" (")[0] for plan in pages} == {
-        "SCAN job USING INDEX job_by_age",
-        "SEARCH job USING INDEX job_by_age",
+        "SCAN job",
+        "SEARCH job USING PRIMARY KEY",
+        "SCAN job USING INDEX job_chosen",
+        "SEARCH job USING INDEX job_chosen",
     }
     assert {len(plan) for plan in pages} == {1}, "nothing is sorted"
     # A walk through a partial index is one through the jobs in one state, to count or to look at all.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from heapq import nlargest
 
 from ...errors import JobNotFoundError
+from ...ids import age_key, has_moment
 from ...job import JobQuery, JobRecord, JobState, QueueInfo, StoredState, TaskInfo
 from .rows import Queue, Row
 from .store import Store
@@ -34,11 +35,9 @@ def queues(store: Store, *, now: float) -> list[QueueInfo]:
 def select(store: Store, query: JobQuery, *, now: float) -> list[JobRecord]:
     with store.lock:
         rows = list(store.rows.values())
-        mark = None if query.before is None else store.rows.get(query.before)
-    if query.before is not None and mark is None:
-        raise JobNotFoundError(query.before)
+        mark = None if query.before is None else _age_of(store, query.before)
     # Sifted without the lock, so that nobody waits behind a long list; then read as they are.
-    matches = _filter(query, None if mark is None else _age(mark), now)
+    matches = _filter(query, mark, now)
     chosen = nlargest(query.limit, filter(matches, rows), key=_age)
     with store.lock:
         return [row.record() for row in chosen]
@@ -100,11 +99,20 @@ def _describe(queue: Queue, now: float, running: int) -> QueueInfo:
     )
 
 
-def _age(row: Row) -> tuple[float, str]:
-    return row.new.enqueued_at, row.new.id
+def _age(row: Row) -> str:
+    return age_key(row.new.id, row.new.enqueued_at)
 
 
-def _filter(query: JobQuery, before: tuple[float, str] | None, now: float) -> Callable[[Row], bool]:
+def _age_of(store: Store, job_id: str) -> str:
+    if has_moment(job_id):
+        return job_id
+    row = store.rows.get(job_id)
+    if row is None:
+        raise JobNotFoundError(job_id)
+    return _age(row)
+
+
+def _filter(query: JobQuery, before: str | None, now: float) -> Callable[[Row], bool]:
     def matches(row: Row) -> bool:
         new = row.new
         return (

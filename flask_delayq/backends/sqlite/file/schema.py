@@ -26,8 +26,11 @@ CREATE INDEX job_waiting_suspect ON job (queue, priority, run_at, id) WHERE stat
 CREATE INDEX job_running_suspect ON job (owner) WHERE state = 1 AND suspect = 1;
 """
 
-# A list begins with the jobs that came last. Ids do not tell: people may choose them.
-_BY_AGE = "CREATE INDEX job_by_age ON job (enqueued_at, id);"
+# A list begins with the jobs that came last. Ids made by `new_id` tell; those that people chose do not,
+# so they alone are in an index, by `ids.age_key`.
+CHOSEN = "(length(id) <> 28 OR id GLOB '*[^0-9a-f]*')"
+AGE_OF_CHOSEN = "(printf('%012x', CAST(enqueued_at * 1000 AS INTEGER)) || id)"
+_BY_AGE = f"CREATE INDEX job_chosen ON job ({AGE_OF_CHOSEN}) WHERE {CHOSEN};"
 
 # `job` is narrow because every claim and outcome rewrites its row; what is read once lives in `body`.
 # Text keys that grow with time fill both trees from the right end.

@@ -4,11 +4,14 @@ Must not know transactions, threads or files."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ....errors import JobNotFoundError
+from ....ids import age_key, has_moment
 from ....job import Failure, JobQuery, JobRecord, JobState, QueueInfo, StoredState
 from ....serializer import encode_failure
 from ..file.connection import Row, Sql
+from ..file.schema import AGE_OF_CHOSEN, CHOSEN
 
 _HOT = (
     *("id", "task", "queue", "priority", "state", "run_at", "enqueued_at", "attempt", "max_attempts"),
@@ -19,6 +22,8 @@ _COLUMNS = (*_HOT, "payload", "result", "error", "progress")
 
 _GET = f"SELECT {', '.join(_COLUMNS)} FROM job JOIN body USING (id) WHERE id = ?"
 _LIST = f"SELECT {', '.join(_HOT)}, x'', NULL, NULL, NULL FROM job"
+
+_AGE = f"CASE WHEN {CHOSEN} THEN {AGE_OF_CHOSEN} ELSE id END"
 
 _FEW = 2000
 
@@ -41,27 +46,42 @@ def get(sql: Sql, job_id: str) -> JobRecord | None:
 
 def select(sql: Sql, query: JobQuery, now: float) -> list[JobRecord]:
     """Jobs that match, newest first, without payload, result and error."""
-    tests, walk, age = [], " INDEXED BY job_by_age", "enqueued_at"
-    facts = {"now": now, "queue": query.queue, "task": query.task, "before": query.before}
+    tests = []
+    facts = {"now": now, "queue": query.queue, "task": query.task, "limit": query.limit}
     states = [_STATES[JobState(state)] for state in query.states]
-    if states and _few(sql, states, now):
-        found = " UNION ALL ".join(f"SELECT id FROM job WHERE {state}" for state in states)
-        tests.append(f"id IN ({found})")
-        walk, age = "", "+enqueued_at"  # the sign keeps SQLite from that walk
-    elif states:
-        tests.append("(" + " OR ".join(f"({state})" for state in states) + ")")
     if query.queue is not None:
         tests.append("queue = :queue")
     if query.task is not None:
         tests.append("task = :task")
     if query.before is not None:
-        facts["moment"] = moment = sql.value("SELECT enqueued_at FROM job WHERE id = ?", (query.before,))
-        if moment is None:
-            raise JobNotFoundError(query.before)
-        tests.append(f"({age}, id) < (:moment, :before)")
-    matching = f"{_LIST}{walk} WHERE {' AND '.join(tests) or '1'}"
-    statement = f"{matching} ORDER BY {age} DESC, id DESC LIMIT :limit"
-    return [_record(row) for row in sql.rows(statement, {**facts, "limit": query.limit})]
+        facts["mark"] = _age(sql, query.before)
+    if states and _few(sql, states, now):
+        found = " UNION ALL ".join(f"SELECT id FROM job WHERE {state}" for state in states)
+        return _page(sql, "", _AGE, [*tests, f"id IN ({found})"], facts)
+    if states:
+        tests.append("(" + " OR ".join(f"({state})" for state in states) + ")")
+    chosen = _page(sql, " INDEXED BY job_chosen", AGE_OF_CHOSEN, [*tests, CHOSEN], facts)
+    others = _page(sql, " NOT INDEXED", "id", [*tests, f"NOT {CHOSEN}"], facts)
+    both = sorted(chosen + others, key=lambda job: age_key(job.id, job.enqueued_at), reverse=True)
+    return both[: query.limit]
+
+
+def _page(sql: Sql, walk: str, age: str, tests: list[str], facts: dict[str, Any]) -> list[JobRecord]:
+    if "mark" in facts:
+        tests.append(f"{age} < :mark")
+    where = " AND ".join(tests) or "1"
+    statement = f"{_LIST}{walk} WHERE {where} ORDER BY {age} DESC LIMIT :limit"
+    return [_record(row) for row in sql.rows(statement, facts)]
+
+
+def _age(sql: Sql, job_id: str) -> str:
+    """Where a job stands in a list."""
+    if has_moment(job_id):
+        return job_id
+    moment = sql.value("SELECT enqueued_at FROM job WHERE id = ?", (job_id,))
+    if moment is None:
+        raise JobNotFoundError(job_id)
+    return age_key(job_id, moment)
 
 
 def _few(sql: Sql, states: Sequence[str], now: float) -> bool:
