@@ -16,6 +16,7 @@ from ..backends.base import Inspectable, Schedulable
 from ..console import presenting
 from ..console.attendance import served
 from ..console.presenting import View, duration
+from ..deployment_warnings import how_to_run_jobs
 from ..errors import BackendError, ConfigurationError, RuleError
 from ..mounts import why_temporary
 from ..runtime.peers import living
@@ -112,7 +113,7 @@ def _say_processes(state: AppState, processes: list[View]) -> None:
             )
             for one in processes
         ],
-        "no process runs jobs; start the server, or `flask delayq worker`",
+        f"no process runs jobs: {how_to_run_jobs(state.mode, state.backend.url)}",
     )
 
 
