@@ -33,7 +33,7 @@ from ..signals import (
     job_started,
 )
 from ..task import Task, TaskRegistry
-from ..texts import indented, traceback_of
+from ..texts import indented, traceback_of, with_article
 from .ended import Ended
 from .exits import cut_off_by_exit
 from .foreign_tasks import ForeignTasks
@@ -160,7 +160,7 @@ class Executor:
                 decode(encoded)  # CPython 3.14 writes what is nested more deeply than it can read
             except Exception as error:  # whatever a foreign object answers to being looked at
                 note = (
-                    f"the task returned a {type(result).__name__} that JSON cannot carry: "
+                    f"the task returned {with_article(type(result).__name__)} that JSON cannot carry: "
                     f"{_text_of(error)}"
                 )
             else:
