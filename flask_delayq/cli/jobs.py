@@ -134,7 +134,7 @@ def enqueue(
         read_json("--args", args, list[Any]),
         read_json("--kwargs", kwargs, dict[str, Any]),
         delay,
-        None if at is None else read_moment(at),
+        None if at is None else read_moment(at, "--at"),
         queue,
         priority,
         job_id,

@@ -318,8 +318,15 @@ def test_options_of_enqueue(shell: Shell) -> None:
         (["enqueue", "add", "--args", '["x"]'], "argument a"),
         (["enqueue", "add", "--args", "[1]", "--delay", "-1"], "must not be negative"),
         (["enqueue", "add", "--args", "[1]", "--delay", "nan"], "must be finite"),
-        (["enqueue", "add", "--args", "[1]", "--at", "soon"], "cannot be read"),
-        (["enqueue", "add", "--args", "[1]", "--at", "2030-01-01T00:00:00"], "naive"),
+        (
+            ["enqueue", "add", "--args", "[1]", "--at", "soon"],
+            "--at 'soon' cannot be read; write it like 2030-01-31T08:00:00+01:00",
+        ),
+        (
+            ["enqueue", "add", "--args", "[1]", "--at", "2030-01-01T00:00:00"],
+            "--at 2030-01-01 00:00:00 has no time zone, so it names no moment; "
+            "write 2030-01-01T00:00:00Z for UTC",
+        ),
         (["enqueue", "add", "--args", "[1]", "--queue", "a b"], "queue"),
         (["show", "nobody"], "no job has the id"),
         (["show", HOSTILE], "no job has the id"),
