@@ -20,6 +20,7 @@ from ..deployment_warnings import how_to_run_jobs
 from ..errors import BackendError, ConfigurationError, RuleError
 from ..mounts import why_temporary
 from ..runtime.peers import living
+from ..runtime.unknown import REMEDY
 from ..serializer import decode_rule
 from .group import delayq_commands
 from .output import relative, say, say_json, say_table
@@ -185,7 +186,7 @@ def _say_sharing(state: AppState) -> None:
         knowing = [peer for peer in peers if peer.may_know(task.name)]
         say(
             f"unknown here: task {task.name}, {task.waiting} jobs wait; "
-            + (f"left to {knowing[0]}" if knowing else "no process knows this task")
+            + (f"left to {knowing[0]}" if knowing else f"no process knows this task: {REMEDY}")
         )
 
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 from ..backends.base import Backend
 from ..clock import Clock, to_seconds
 from ..config import Settings
-from ..errors import BackendError
+from ..errors import BackendError, JobFailedError
 from ..job import CANCELLED, Claim, Failure, Outcome, Verb
 from ..retry import Cancel, Fail, Retry, RetryPolicy, Snooze
 from ..running import RunningJob, running_job
@@ -268,6 +268,8 @@ class Executor:
             indented(failure.traceback),
         )
         outcome = Outcome(claim, Verb.FAIL, self._clock.now(), error=encode_failure(failure))
+        if error is None and job_failed.receivers:
+            error = JobFailedError(claim.id, "failed", str(failure))
         return _with_signal(outcome, job_failed, error=error)
 
     def _leave_to_others(self, claim: Claim) -> Ended:
