@@ -1,7 +1,8 @@
 """Runs the tests on every CPython from 3.10 on that this machine has, and prints a table.
 
 Usage: pythons.py [--quick] [--jobs N] [--except VERSION] [--above X.Y] [--debian] [PYTEST ARGUMENTS]
-Each gets a virtual environment under .venv-pythons. It must not know what is tested.
+Each gets a virtual environment under .venv-pythons; the oldest Python gets the oldest dependencies.
+It must not know what is tested.
 """
 
 from __future__ import annotations
@@ -94,11 +95,22 @@ def environment(version: str, python: Path) -> Path:
     pip = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for wanted in (["--upgrade", "pip>=25.1"], ["--editable", "."], ["--group", "test"]):
         subprocess.run([*pip, *wanted], check=True, cwd=ROOT)
+    if number(version) == OLDEST:  # the lower bounds are promises, too
+        subprocess.run([*pip, *lower_bounds()], check=True)
     # Without it some tests skip: a new Python has it only later.
     if subprocess.run([*pip, "--only-binary", ":all:", "gevent"], cwd=ROOT).returncode:
         print(f"{version}: without gevent")
     stamp.touch()
     return inside
+
+
+def lower_bounds() -> list[str]:
+    """The oldest release of everything that the package needs, as pip is asked for it."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    listed = text.partition("\ndependencies = [\n")[2].partition("\n]\n")[0]
+    return [
+        f"{name}=={oldest}" for name, oldest in re.findall(r'^    "([\w-]+)>=([\d.]+)', listed, re.M)
+    ]
 
 
 def tried(version: str, python: Path, arguments: list[str]) -> Result:

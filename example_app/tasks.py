@@ -27,7 +27,7 @@ PATIENT = RetryPolicy(
 )
 
 
-@delayq.task(queue="reminders", retry=PATIENT)
+@delayq.task(queue="reminders", retry=PATIENT, produce=True)
 def send_reminder(message: str, url: str) -> int:
     """Deliver a reminder; returns the HTTP status."""
     try:
@@ -41,7 +41,7 @@ def send_reminder(message: str, url: str) -> int:
     return status
 
 
-@delayq.task(every=60)
+@delayq.task(every=60, produce=True)
 def write_digest() -> int:
     """Sum up what was sent since the last digest; returns how many deliveries that were."""
     sent = current_store().add_digest()
@@ -49,7 +49,7 @@ def write_digest() -> int:
     return sent
 
 
-@delayq.task(queue="reports")
+@delayq.task(queue="reports", produce=True)
 def build_report(rows: int) -> dict[str, Any]:
     """A long piece of work that tells how far it is and stops when asked to."""
     for row in range(rows):

@@ -21,7 +21,7 @@ from .client import Client
 from .clock import Clock
 from .config import Mode, Settings, with_environment
 from .context_executor import ContextExecutor
-from .deployment_warnings import is_under_mod_wsgi, remarks
+from .deployment_warnings import how_to_run_jobs, is_under_mod_wsgi, remarks
 from .errors import BackendError, SetupError
 from .job import Health, Outcome
 from .once import once
@@ -315,7 +315,7 @@ class AppState:
         finally:
             self._draining.active = outer
 
-    def _after_enqueue(self) -> None:
+    def _after_enqueue(self, stored: bool) -> None:
         if self.client.runner is not None:
             return
         mode = self.mode
@@ -323,7 +323,7 @@ class AppState:
             # A job that enqueues another inside a drain leaves it to that drain.
             if not getattr(self._draining, "active", False):
                 self._run_inline()
-        elif mode == "auto" and not self._hint_given:
+        elif stored and mode in ("auto", "external") and not self._hint_given:
             self._hint_given = True
             self._tell_if_unattended()
 
@@ -339,11 +339,9 @@ class AppState:
         except BackendError:
             return
         if not attended:
-            _log.warning(
-                "a job was stored, but no process runs the jobs of %s now: start the server or "
-                "`flask delayq worker`, or say delayq.start() or DELAYQ_MODE=thread to run them here",
-                self.backend.url,
-            )
+            url = self.backend.url
+            advice = how_to_run_jobs(self.mode, url)
+            _log.warning("a job was stored, but no process runs the jobs of %s now: %s", url, advice)
 
     def health(self, *, probe: bool = True) -> Health:
         """Whether jobs can be stored and, where they run here, progress; ``probe`` as in

@@ -3,22 +3,18 @@ Knows functions and bytes; knows no job and no queue."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Iterator
-from datetime import datetime, time
-from decimal import Decimal
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from .arriving import difference, is_equal, plainly_alike, reason_of, unencodable
 from .errors import ArgumentError, ConfigurationError
 from .options import option_among
 from .serializer import UNENCODABLE, encode
-
-_PLAIN = frozenset({str, int, bool, float, type(None)})
 
 
 class Arguments:
@@ -76,7 +72,7 @@ class Arguments:
             arrived = self._decode(payload)
         except Exception as error:  # foreign code runs in here: __post_init__
             raise self._explain(call, error) from None
-        equal = _equal(call, arrived)
+        equal = is_equal(call, arrived)
         if (not equal or self._free) and (changed := self._changed(call, arrived, equal)):
             raise ArgumentError(self.task, *changed)
         return payload, arrived
@@ -89,7 +85,7 @@ class Arguments:
         try:
             return self._decode(payload)
         except Exception as error:  # foreign code runs in here: __post_init__
-            reason, path = _said(error)
+            reason, path = reason_of(error)
             raise ArgumentError(
                 self.task, path.lstrip(".") or "(all)", f"the value does not fit: {reason}"
             ) from None
@@ -166,9 +162,9 @@ class Arguments:
         for name in self._free if equal else call.__struct_fields__:
             sent, got = getattr(call, name), getattr(arrived, name)
             try:
-                if equal and _plainly_alike(sent, got):
+                if equal and plainly_alike(sent, got):
                     continue
-                found = _difference(sent, got, name in self._free)
+                found = difference(sent, got, name in self._free)
             except RecursionError:
                 return name, "nested too deeply"
             if found:
@@ -177,12 +173,12 @@ class Arguments:
 
     def _explain(self, call: Struct, error: Exception) -> ArgumentError:
         """Find out which argument the encoder or decoder stumbled over."""
-        reason, path = _said(error)
+        reason, path = reason_of(error)
         for name in call.__struct_fields__:
             value = getattr(call, name)
             if value is UNSET:
                 continue
-            if found := _unencodable(value, name):
+            if found := unencodable(value, name):
                 return ArgumentError(self.task, *found)
             if not path and not self._decodes_alone(name, value):
                 path = name
@@ -277,118 +273,3 @@ def _parts_of_type(info: Any, seen: set[int]) -> Iterator[Any]:
         seen.add(id(info))
         yield info
         yield from _parts_of_type(msgspec.structs.astuple(info), seen)
-
-
-def _said(error: BaseException) -> tuple[str, str]:
-    """What a decoder's error says: the reason, and the path below the payload (``.x[0]``)."""
-    if isinstance(error, RecursionError):
-        return "nested too deeply", ""
-    if not isinstance(error, UNENCODABLE):
-        return f"restoring it raised {type(error).__name__}", ""
-    reason, _, path = str(error).partition(" - at `$")
-    return reason, path.rstrip("`")
-
-
-def _equal(sent: Any, got: Any) -> bool:
-    try:
-        return bool(sent == got)
-    except Exception:  # foreign __eq__; also Decimal("sNaN") and what is nested too deeply
-        return False
-
-
-def _unencodable(value: Any, path: str, depth: int = 0) -> tuple[str, str] | None:
-    """The innermost part that JSON cannot carry: its path and the reason."""
-    try:
-        encode(value)
-    except UNENCODABLE as error:
-        reason = _said(error)[0]
-    else:
-        return None
-    if depth < 20:
-        for key, part in (_parts(value) or {}).items():
-            if found := _unencodable(part, path + _label(value, key), depth + 1):
-                return found
-    return path, reason
-
-
-def _plainly_alike(sent: Any, got: Any) -> bool:
-    """A quick yes for the usual case, equal values that are plain JSON data; else not known."""
-    kind = type(sent)
-    if kind is not type(got):
-        return False
-    if kind is dict:
-        return all(type(key) is str and _plainly_alike(part, got[key]) for key, part in sent.items())
-    if kind is list or kind is tuple:
-        return all(map(_plainly_alike, sent, got))
-    return kind in _PLAIN
-
-
-def _difference(sent: Any, got: Any, strict: bool) -> tuple[str, str] | None:
-    """The innermost part that would arrive changed: its path below this one, and how.
-
-    :param strict: a part that is equal must be of the same type as well, as no annotation says which.
-    """
-    if type(sent) is not type(got):
-        plain = type(sent) in _PLAIN and type(got) in _PLAIN  # 1 for 1.0: where annotated so
-        if (plain or not strict) and _equal(sent, got):
-            return None
-        if got is None:
-            return "", f"JSON has no such {type(sent).__name__}: it would arrive as null"
-        return "", (
-            f"would arrive as {type(got).__name__} instead of {type(sent).__name__}; "
-            f"annotate the parameter with the type that it takes, or pass plain JSON data"
-        )
-    ours, theirs = _parts(sent), _parts(got)
-    if ours is None or theirs is None:
-        return None if _same_value(sent, got) else ("", "would arrive with another value")
-    if len(ours) != len(theirs) or any(key not in theirs for key in ours):
-        return "", "would arrive with other keys: JSON has text alone, and a type only those it names"
-    for key, part in ours.items():
-        if found := _difference(part, theirs[key], strict):
-            return _label(sent, key) + found[0], found[1]
-    if strict and isinstance(sent, dict):
-        twins = {key: key for key in got}
-        if any(type(twins[key]) is not type(key) for key in sent):
-            return "", "its keys would arrive as another type"
-    return None
-
-
-def _same_value(sent: Any, got: Any) -> bool:
-    """Whether two values of one type, neither made of parts, are the same."""
-    if isinstance(sent, (datetime, time)):
-        # Not `==`: it is never true for a repeated hour, and hides a zone that went missing.
-        return (
-            (sent.tzinfo is None) == (got.tzinfo is None)
-            and sent.utcoffset() == got.utcoffset()
-            and sent.replace(tzinfo=None) == got.replace(tzinfo=None)
-        )
-    # A NaN that arrives as NaN is the same, though it equals nothing.
-    return _equal(sent, got) or (isinstance(sent, Decimal) and str(sent) == str(got))
-
-
-def _parts(value: Any) -> dict[Any, Any] | None:
-    """What a value is made of, by key, index or field; ``None`` for one without parts."""
-    if isinstance(value, dict):
-        return value
-    if isinstance(value, (list, tuple)):
-        return dict(enumerate(value))
-    if isinstance(value, (set, frozenset)):
-        return {part: part for part in value}
-    if isinstance(value, type):
-        return None
-    if isinstance(value, Struct):
-        names = value.__struct_fields__
-    elif dataclasses.is_dataclass(value):
-        names = tuple(field.name for field in dataclasses.fields(value))
-    else:
-        names = tuple(field.name for field in getattr(value, "__attrs_attrs__", ()))
-        if not names:
-            return None
-    return {name: getattr(value, name, None) for name in names}
-
-
-def _label(value: Any, key: Any) -> str:
-    if not isinstance(value, (dict, list, tuple)):
-        return "" if isinstance(value, (set, frozenset)) else f".{key}"
-    text = repr(key)
-    return f"[{text}]" if len(text) <= 60 else f"[{text[:57]}...]"

@@ -57,7 +57,8 @@ class Client:
 
     :param sender: the sender of signals.
     :param runner: set while jobs run in this process.
-    :param after_enqueue: called after every successful call (the inline mode runs jobs there).
+    :param after_enqueue: called after every successful call (the inline mode runs jobs there), with
+        whether it stored anything.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Client:
         self.clock = clock
         self.sender = sender
         self.runner: Runner | None = None
-        self.after_enqueue: Callable[[], None] | None = None
+        self.after_enqueue: Callable[[bool], None] | None = None
         self._waiting: dict[str, list[Bell]] = {}
         self._waiting_lock = threading.RLock()
 
@@ -176,7 +177,7 @@ class Client:
         if answer.created and job_enqueued.receivers:
             emit(job_enqueued, self.sender, job=new)
         if self.after_enqueue is not None:
-            self.after_enqueue()
+            self.after_enqueue(answer.created)
         return Job(new.id, self, None, new, True) if answer.created else self._known(new)
 
     def _store(self, jobs: list[NewJob], arrived: list[Struct], now: float) -> list[Job[Any]]:
@@ -205,7 +206,7 @@ class Client:
         for new in created:
             emit(job_enqueued, self.sender, job=new)
         if self.after_enqueue is not None:
-            self.after_enqueue()
+            self.after_enqueue(bool(created))
         return [
             Job(new.id, self, None, new, True) if answer.created else self._known(new)
             for new, answer in zip(jobs, answers, strict=True)
@@ -274,7 +275,7 @@ class Client:
             if self.runner is not None:
                 self.runner.expect([(job_id, now)])
             if self.after_enqueue is not None:
-                self.after_enqueue()
+                self.after_enqueue(True)
         return before
 
     def pause(self, queue: str) -> None:

@@ -71,13 +71,13 @@ def to_timestamp(when: datetime, *, now: float) -> float:
         raise DelayError(f"run_at must be an aware datetime, not {shown(when)}", when)
     if when.tzinfo is None or when.utcoffset() is None:
         raise DelayError(
-            f"run_at {when!r} is naive, so it names no moment; "
-            f"give it a zone, for example when.replace(tzinfo=timezone.utc)",
+            f"run_at {when} has no time zone (it is naive), so it names no moment; "
+            f"give it one, for example when.replace(tzinfo=timezone.utc)",
             when,
         )
     timestamp = when.timestamp()
     if timestamp - now > MAX_DELAY:
-        raise DelayError(f"run_at {when!r} is more than ten years ahead", when)
+        raise DelayError(f"run_at {when} is more than ten years ahead", when)
     return timestamp
 
 

@@ -34,6 +34,20 @@ def remarks(url: str) -> Iterator[str]:
         )
 
 
+def how_to_run_jobs(mode: str, url: str) -> str:
+    """What to do so that the jobs of the store at ``url`` run, as an app in this mode can do it."""
+    if url.startswith("memory:"):
+        return (
+            "they end with this process; run them here with delayq.start() or DELAYQ_MODE=thread, "
+            "or set DELAYQ_URL to a store that other processes share"
+        )
+    if mode == "external":
+        return "start `flask delayq worker` (in mode external the server runs none)"
+    if mode == "auto":
+        return "start the server or `flask delayq worker`"
+    return f"start `flask delayq worker`, or call delayq.start() in the server (mode {mode})"
+
+
 def is_under_mod_wsgi() -> bool:
     """Whether this process is one of Apache's."""
     # mod_wsgi adds this attribute; the package of the same name alone has not got it.

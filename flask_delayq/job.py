@@ -219,6 +219,8 @@ class Rescue(Struct, frozen=True):
     charged: bool = True
     """Whether this time was counted in ``rescues``; not if a stop had interrupted the run, nor if the
     task had not begun."""
+    failure: Failure | None = None
+    """Why, if it is failed now; as it is stored."""
 
 
 CRASHED, INTERRUPTED, CANCELLED = "Crashed", "Interrupted", "Cancelled"

@@ -25,7 +25,8 @@ job_completed = _signals.signal("job-completed")
 job_retried = _signals.signal("job-retried")
 """A run will be repeated (also when snoozed). Keywords ``error`` (exception), ``run_at``."""
 job_failed = _signals.signal("job-failed")
-"""A job failed for good. Keyword ``error``: the exception, or ``None`` after a crash."""
+"""A job failed for good. Keyword ``error``: the exception; where the task raised none (a crash, a task
+that no process knows), a :class:`~flask_delayq.errors.JobFailedError` with what the store has."""
 job_cancelled = _signals.signal("job-cancelled")
 """A job was cancelled, by a person or by itself. Keyword ``reason``."""
 job_rescued = _signals.signal("job-rescued")

@@ -32,6 +32,11 @@ def visible(text: str, *, lines: bool = False) -> str:
     )
 
 
+def with_article(noun: str) -> str:
+    """``a list``, ``an object``."""
+    return f"{'an' if noun[:1] in set('aeiouAEIOU') else 'a'} {noun}"
+
+
 def indented(text: str) -> str:
     """A text of several lines for a log: visible, and no line of it begins like a log line."""
     return "\n".join(f"  {line}" for line in visible(text, lines=True).splitlines())

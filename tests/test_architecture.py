@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lower never imports higher. "x.*" stands for every module inside the folder x.
 WORDS, STORAGE, RUNTIME, FLASK, DOOR = range(5)
 LAYERS = {
-    WORDS: "errors clock bell ids job retry serializer signals config recurrence options mounts texts",
+    WORDS: "errors arriving clock bell ids job retry serializer signals config recurrence "
+    "options mounts texts",
     STORAGE: "task arguments client handle running schedules backends backends.*",
     RUNTIME: "runtime runtime.*",
     FLASK: "extension app_state at_exit context_executor deployment_warnings once launch launch.* "

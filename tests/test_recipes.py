@@ -231,7 +231,8 @@ def test_the_password_opens_the_pages_and_nothing_else_does(page: dict[str, Any]
     assert client.get("/delayq/health").status_code == 200
 
 
-def test_a_failure_is_reported_once_with_its_exception_and_a_crash_without(page: dict[str, Any]) -> None:
+def test_a_failure_is_reported_once_with_its_exception_and_so_is_a_crash(page: dict[str, Any]) -> None:
+    from flask_delayq.errors import JobFailedError
     from flask_delayq.signals import job_failed
 
     run_programs(RECIPES, page, "Sentry")
@@ -246,8 +247,9 @@ def test_a_failure_is_reported_once_with_its_exception_and_a_crash_without(page:
     delayq.drain()
     (event,) = sentry.events
     assert (event["job"], event["task"], type(event["error"])) == (job.id, "boom", ZeroDivisionError)
-    job_failed.send(page["app"], job=job, error=None)
-    assert sentry.events[1]["text"] == f"job {job.id} (boom) failed"
+    crash = JobFailedError(job.id, "failed", "Crashed: crashed the worker once")
+    job_failed.send(page["app"], job=job, error=crash)
+    assert sentry.events[1]["error"] is crash
 
 
 def test_the_logger_of_failures_has_the_name_that_the_page_says(

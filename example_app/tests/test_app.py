@@ -380,3 +380,12 @@ def test_a_person_is_told_in_a_page(client: FlaskClient) -> None:
     answer = client.post("/reports", data={"rows": "0"}, headers=HTML)
     assert answer.status_code == 400
     assert "<p>rows must be a number from 1 to 10000" in answer.text
+
+
+def test_a_visitor_may_try_the_tasks_that_need_nothing_of_the_app(
+    app: Flask, client: FlaskClient
+) -> None:
+    offered = {task.name.rpartition(".")[2] for task in delayq.tasks if task.declared.produce}
+    assert offered == {"send_reminder", "write_digest", "build_report"}  # an order must exist
+    delayq.tasks.get("example_app.tasks.build_report").enqueue(rows=3)  # by name, as the form gives it
+    assert "3 rows" in client.get("/reports", headers=HTML).text

@@ -5,9 +5,14 @@ These tests must not know how jobs are stored or run."""
 from __future__ import annotations
 
 import logging
+import re
+import shutil
 import statistics
+import subprocess
 import time
 from pathlib import Path
+
+import pytest
 
 from example_app.tests.receiver import Receiver, receiving
 from example_app.tests.service import Service, serving
@@ -127,3 +132,16 @@ def test_a_running_report_stops_when_it_is_cancelled(service: Service) -> None:
     assert (asked["state"], asked["stopping"]) == ("running", True)
     wait_until(lambda: now()["state"] == "cancelled", 5, "the report stopped")
     assert "of 5000 rows" in str(now()["error"])
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_the_lines_of_the_readme_fit_any_port(service: Service) -> None:
+    text = Path(__file__).parents[1].joinpath("README.md").read_text("utf-8")
+    (given,) = re.findall(r"^    at=(\S+)", text, re.MULTILINE)
+    assert text.count(given) == 2, "the port is said where the demo is started, and in one more place"
+    block = re.search(r"^    at=.*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    lines = block[0].replace(given, f"http://127.0.0.1:{service.program.port}")
+    ran = subprocess.run(["sh", "-ec", lines], capture_output=True, text=True, timeout=60)
+    assert re.findall(r"^HTTP/1.1 (\d+)", ran.stdout, re.MULTILINE) == ["202", "202", "200", "200"]
+    assert service.look("/reminders/remind-bread-1")["state"] == "cancelled"

@@ -124,14 +124,17 @@ def enqueue(
     job_id: str | None,
     as_json: bool,
 ) -> None:
-    """Enqueue a job of a registered task, and print its id."""
+    """Enqueue a job of a registered task, and print its id.
+
+    A job of that id which exists already is left as it is, and said on stderr.
+    """
     state = current_state()
     call = JsonCall(
         task,
         read_json("--args", args, list[Any]),
         read_json("--kwargs", kwargs, dict[str, Any]),
         delay,
-        None if at is None else read_moment(at),
+        None if at is None else read_moment(at, "--at"),
         queue,
         priority,
         job_id,
@@ -140,8 +143,10 @@ def enqueue(
     if as_json:
         row = presenting.job_row(job.record, state.clock.now())
         say_json({"job": row, "created": job.created})
-    else:
-        say(job.id)
+        return
+    say(job.id)
+    if not job.created:
+        click.echo(f"this job existed already ({job.state}); nothing was stored", err=True)
 
 
 @delayq_commands.command("cancel")

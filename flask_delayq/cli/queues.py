@@ -8,6 +8,8 @@ from flask.cli import with_appcontext
 
 from ..app_state import current_state
 from ..console import presenting
+from ..console.attendance import did_you_mean
+from ..ids import check_name
 from .group import delayq_commands
 from .output import relative, say, say_json, say_table
 
@@ -15,20 +17,49 @@ PRUNE_STEP = 500
 """Jobs deleted in one step, so that nobody waits long for the store."""
 
 
+_as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+_force = click.option("--force", is_flag=True, help="Also a queue that nobody uses yet.")
+
+
 @delayq_commands.command("pause")
 @click.argument("queue")
-def pause(queue: str) -> None:
+@_force
+@_as_json
+def pause(queue: str, force: bool, as_json: bool) -> None:
     """Begin no more jobs of a queue, in any process; running ones go on."""
+    _refuse_unknown(queue, force)
     current_state().client.pause(queue)
-    say(f"queue {queue} is paused")
+    _say_queue(queue, "paused", as_json)
 
 
 @delayq_commands.command("resume")
 @click.argument("queue")
-def resume(queue: str) -> None:
+@_force
+@_as_json
+def resume(queue: str, force: bool, as_json: bool) -> None:
     """Undo pause."""
+    _refuse_unknown(queue, force)
     current_state().client.resume(queue)
-    say(f"queue {queue} goes on")
+    _say_queue(queue, "resumed", as_json)
+
+
+def _refuse_unknown(queue: str, force: bool) -> None:
+    """Refuse the name of a queue that nobody uses: it is a slip, and would be stored."""
+    check_name("queue", queue)
+    known = () if force else presenting.known_queues(current_state())
+    if not force and queue not in known:
+        raise click.ClickException(
+            f"no task, job or process uses a queue named {queue!r}{did_you_mean(queue, known)} "
+            "(--force takes it all the same)"
+        )
+
+
+def _say_queue(queue: str, done: str, as_json: bool) -> None:
+    if as_json:
+        found = [one for one in presenting.queues(current_state()) if one["name"] == queue]
+        say_json({"queue": found[0] if found else None})
+    else:
+        say(f"queue {queue} is {done}")
 
 
 @delayq_commands.command("prune")
@@ -38,7 +69,8 @@ def resume(queue: str) -> None:
     metavar="SECONDS",
     help="Finished longer ago than this, failed ones too. By default what the settings say.",
 )
-def prune(older_than: float | None) -> None:
+@_as_json
+def prune(older_than: float | None, as_json: bool) -> None:
     """Delete finished jobs."""
     state = current_state()
     settings = state.settings
@@ -56,11 +88,14 @@ def prune(older_than: float | None) -> None:
         total += step
         if step < PRUNE_STEP:
             break
-    say(f"{total} jobs deleted")
+    if as_json:
+        say_json({"deleted": total})
+    else:
+        say(f"{total} {'job' if total == 1 else 'jobs'} deleted")
 
 
 @delayq_commands.group("schedules", invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@_as_json
 @click.pass_context
 @with_appcontext
 def schedules(ctx: click.Context, as_json: bool) -> None:

@@ -16,9 +16,11 @@ from ..backends.base import Inspectable, Schedulable
 from ..console import presenting
 from ..console.attendance import served
 from ..console.presenting import View, duration
+from ..deployment_warnings import how_to_run_jobs
 from ..errors import BackendError, ConfigurationError, RuleError
 from ..mounts import why_temporary
 from ..runtime.peers import living
+from ..runtime.unknown import REMEDY
 from ..serializer import decode_rule
 from .group import delayq_commands
 from .output import relative, say, say_json, say_table
@@ -112,7 +114,7 @@ def _say_processes(state: AppState, processes: list[View]) -> None:
             )
             for one in processes
         ],
-        "no process runs jobs; start the server, or `flask delayq worker`",
+        f"no process runs jobs: {how_to_run_jobs(state.mode, state.backend.url)}",
     )
 
 
@@ -184,7 +186,7 @@ def _say_sharing(state: AppState) -> None:
         knowing = [peer for peer in peers if peer.may_know(task.name)]
         say(
             f"unknown here: task {task.name}, {task.waiting} jobs wait; "
-            + (f"left to {knowing[0]}" if knowing else "no process knows this task")
+            + (f"left to {knowing[0]}" if knowing else f"no process knows this task: {REMEDY}")
         )
 
 

@@ -75,15 +75,27 @@ def read_json(what: str, text: str, kind: type[Any]) -> Any:
         raise BadCallError(f"{what} cannot be read: it is nested too deeply") from None
 
 
-def read_moment(text: str) -> datetime:
-    """A moment from ISO 8601 text; its time zone is checked later.
+def read_moment(text: str, what: str = "run_at") -> datetime:
+    """A moment from ISO 8601 text.
 
-    :raises BadCallError: it is none.
+    :param what: how to call it in the error.
+    :raises BadCallError: it is none, or has no time zone.
     """
     try:
-        return msgspec.convert(text, datetime)
-    except msgspec.MsgspecError as error:
-        raise BadCallError(f"run_at {text[:60]!r} cannot be read: {error}") from None
+        return _zoned(msgspec.convert(text, datetime), what)
+    except msgspec.MsgspecError:
+        raise BadCallError(
+            f"{what} {text[:60]!r} cannot be read; write it like 2030-01-31T08:00:00+01:00"
+        ) from None
+
+
+def _zoned(moment: datetime, what: str) -> datetime:
+    if moment.tzinfo is None:
+        raise BadCallError(
+            f"{what} {moment} has no time zone, so it names no moment; "
+            f"write {moment.isoformat()}Z for UTC, or an offset like +01:00 in place of the Z"
+        )
+    return moment
 
 
 def produce(client: Client, task: Task[..., Any], call: JsonCall) -> Job[Any]:
@@ -95,6 +107,8 @@ def produce(client: Client, task: Task[..., Any], call: JsonCall) -> Job[Any]:
     """
     if call.delay is not None and call.run_at is not None:
         raise BadCallError("give delay or run_at, not both")
+    if call.run_at is not None:
+        _zoned(call.run_at, "run_at")
     try:
         options = CallOptions().with_changes(id=call.id, queue=call.queue, priority=call.priority)
     except ConfigurationError as error:

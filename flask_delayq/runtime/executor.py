@@ -18,7 +18,7 @@ from msgspec import Struct
 from ..backends.base import Backend
 from ..clock import Clock, to_seconds
 from ..config import Settings
-from ..errors import BackendError
+from ..errors import BackendError, JobFailedError
 from ..job import CANCELLED, Claim, Failure, Outcome, Verb
 from ..retry import Cancel, Fail, Retry, RetryPolicy, Snooze
 from ..running import RunningJob, running_job
@@ -33,7 +33,7 @@ from ..signals import (
     job_started,
 )
 from ..task import Task, TaskRegistry
-from ..texts import indented, traceback_of
+from ..texts import indented, traceback_of, with_article
 from .ended import Ended
 from .exits import cut_off_by_exit
 from .foreign_tasks import ForeignTasks
@@ -160,7 +160,7 @@ class Executor:
                 decode(encoded)  # CPython 3.14 writes what is nested more deeply than it can read
             except Exception as error:  # whatever a foreign object answers to being looked at
                 note = (
-                    f"the task returned a {type(result).__name__} that JSON cannot carry: "
+                    f"the task returned {with_article(type(result).__name__)} that JSON cannot carry: "
                     f"{_text_of(error)}"
                 )
             else:
@@ -268,6 +268,8 @@ class Executor:
             indented(failure.traceback),
         )
         outcome = Outcome(claim, Verb.FAIL, self._clock.now(), error=encode_failure(failure))
+        if error is None and job_failed.receivers:
+            error = JobFailedError(claim.id, "failed", str(failure))
         return _with_signal(outcome, job_failed, error=error)
 
     def _leave_to_others(self, claim: Claim) -> Ended:

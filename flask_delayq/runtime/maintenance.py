@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ..backends.base import Backend, Inspectable, Schedulable
 from ..clock import Clock
 from ..config import Settings
+from ..errors import JobFailedError
 from ..job import ProcessRecord, StoredState
 from ..signals import job_cancelled, job_failed, job_rescued
 from ..task import TaskRegistry
@@ -134,7 +135,8 @@ class Maintenance:
                 _log.info("job %s (%s) of %s waits again, uncharged", one.id, one.task, one.owner)
             self._tell(job_rescued, job=one)
             if one.state is StoredState.FAILED:
-                self._tell(job_failed, job=one, error=None)
+                why = str(one.failure) if one.failure is not None else None
+                self._tell(job_failed, job=one, error=JobFailedError(one.id, "failed", why))
             elif one.state is StoredState.CANCELLED:
                 self._tell(job_cancelled, job=one, reason="")
         if rescued:

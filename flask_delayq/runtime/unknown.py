@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from ..backends.base import Backend, Inspectable
 from ..clock import Clock
 from ..config import Settings
+from ..errors import JobFailedError
 from ..job import Failure, Outcome, TaskInfo, Verb
 from ..serializer import encode_failure
 from ..signals import job_failed
@@ -26,6 +27,9 @@ LOOK_EVERY = 60.0
 GRACE = 3600.0
 """Seconds that a process looks at least before it gives jobs up: after a long outage the process that
 knows their task may be the last one to start."""
+
+REMEDY = "import its module where the app is made, or restart what runs jobs if it came with a deploy"
+"""What a person can do about such a task."""
 
 BATCH = 100
 """Jobs given up in one step."""
@@ -91,8 +95,9 @@ class UnknownTasks:
         else:
             _log.warning(
                 "no process knows task %r: neither this one nor another one that runs jobs of this "
-                "store has it registered; %d jobs wait for one, and fail %.0f s after they were due",
+                "store has it registered; %s. %d of its jobs wait, and fail %.0f s after they were due",
                 task.name,
+                REMEDY,
                 task.waiting,
                 self._timeout,
             )
@@ -100,7 +105,8 @@ class UnknownTasks:
     def _give_up(self, task: str, now: float) -> None:
         """Fail the jobs of a task that have been due for too long."""
         told = f"no process knows task {task!r}; the job had been due for {self._timeout:.0f} s"
-        error = encode_failure(Failure("TaskNotFoundError", told))
+        failure = Failure("TaskNotFoundError", told)
+        error = encode_failure(failure)
         while True:
             claims = self._backend.claim(
                 self._settings.queues,
@@ -118,6 +124,7 @@ class UnknownTasks:
             if given_up:
                 _log.error("%d jobs failed: no process knows their task %r", len(given_up), task)
             for claim in given_up:
-                self._tell_of(job_failed, job=claim, error=None)
+                why = JobFailedError(claim.id, "failed", str(failure))
+                self._tell_of(job_failed, job=claim, error=why)
             if len(claims) < BATCH:
                 return

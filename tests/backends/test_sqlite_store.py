@@ -228,6 +228,20 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(path):
         assert not backend.health().ok
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no /proc")
+def test_a_place_where_no_file_can_be_is_named_with_its_own_remedy(tmp_path):
+    (tmp_path / "notes.txt").write_text("a file")
+    for path, remedy in (
+        (tmp_path / "notes.txt" / "a" / "jobs.db", f"{tmp_path}/notes.txt is no folder"),
+        ("/proc/jobs/store.db", "/proc takes no new files: choose another folder"),
+    ):
+        with opened(path) as backend, pytest.raises(BackendUnavailableError) as caught:
+            put(backend)
+        assert f"; {remedy}" in str(caught.value)
+        assert "writable" not in str(caught.value)
+        assert str(caught.value).endswith("or set DELAYQ_URL")
+
+
 def test_a_read_only_file_is_reported_and_still_readable(path):
     with child("read_only", path) as process:
         assert [line(process) for _ in range(3)] == ["read-only", "True", "False"]

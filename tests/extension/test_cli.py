@@ -240,8 +240,60 @@ def test_a_job_from_enqueue_to_its_result(shell: Shell) -> None:
     )
     assert job_id in shell.says("jobs", "--state", "completed")
     assert shell.says("jobs", "--state", "failed") == "no job matches\n"
-    assert shell.says("prune", "--older-than", "0") == "1 jobs deleted\n"
+    assert shell.says("prune", "--older-than", "0") == "1 job deleted\n"
     assert "no job has the id" in shell.refuses("show", job_id)
+
+
+def test_enqueue_of_an_id_that_exists_says_so(shell: Shell) -> None:
+    assert shell("enqueue", "add", "--args", "[1]", "--id", "mine").stderr == ""
+    shell.delayq.drain()
+    result = shell("enqueue", "add", "--args", "[1]", "--id", "mine")
+    assert (result.exit_code, result.stdout) == (0, "mine\n")
+    assert result.stderr == "this job existed already (completed); nothing was stored\n"
+
+
+@pytest.mark.parametrize(
+    "mode, url, wanted, unwanted",
+    [
+        ("auto", "sqlite", "start the server or `flask delayq worker`", "delayq.start()"),
+        ("external", "sqlite", "start `flask delayq worker`", "start the server"),
+        ("auto", "memory", "they end with this process", "worker"),
+        ("manual", "sqlite", "delayq.start()", "start the server"),
+    ],
+)
+def test_the_advice_fits_the_mode_and_the_store(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    mode: str,
+    url: str,
+    wanted: str,
+    unwanted: str,
+) -> None:
+    app, delayq = make_app(mode=mode, url="memory://" if url == "memory" else f"sqlite:///{tmp_path}/s")
+    delayq.task(name="t")(lambda: None)
+    shell = Shell(app, delayq)
+    for word in ("status", "threads"):
+        said = shell.says(word)
+        assert wanted in said and unwanted not in said
+    shell.says("enqueue", "t", "--id", "one")
+    shell.says("enqueue", "t")
+    hints = [one.getMessage() for one in caplog.records if "a job was stored, but" in one.getMessage()]
+    assert len(hints) == (0 if mode == "manual" else 1)
+    assert all(wanted in hint and unwanted not in hint for hint in hints)
+    delayq.state.close()
+
+
+def test_no_job_was_stored_is_not_said_to_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app, delayq = make_app(mode="manual", url=f"sqlite:///{tmp_path}/s")
+    delayq.task(name="t")(lambda: None).options(id="one").enqueue()
+    other = Flask("kit")
+    other.config.update(DELAYQ_URL=f"sqlite:///{tmp_path}/s", DELAYQ_MODE="auto")
+    again = DelayQ(other)
+    again.task(name="t")(lambda: None)
+    Shell(other, again).says("enqueue", "t", "--id", "one")
+    assert "was stored, but" not in caplog.text
+    delayq.state.close()
+    again.state.close()
 
 
 def test_options_of_enqueue(shell: Shell) -> None:
@@ -266,8 +318,15 @@ def test_options_of_enqueue(shell: Shell) -> None:
         (["enqueue", "add", "--args", '["x"]'], "argument a"),
         (["enqueue", "add", "--args", "[1]", "--delay", "-1"], "must not be negative"),
         (["enqueue", "add", "--args", "[1]", "--delay", "nan"], "must be finite"),
-        (["enqueue", "add", "--args", "[1]", "--at", "soon"], "cannot be read"),
-        (["enqueue", "add", "--args", "[1]", "--at", "2030-01-01T00:00:00"], "naive"),
+        (
+            ["enqueue", "add", "--args", "[1]", "--at", "soon"],
+            "--at 'soon' cannot be read; write it like 2030-01-31T08:00:00+01:00",
+        ),
+        (
+            ["enqueue", "add", "--args", "[1]", "--at", "2030-01-01T00:00:00"],
+            "--at 2030-01-01 00:00:00 has no time zone, so it names no moment; "
+            "write 2030-01-01T00:00:00Z for UTC",
+        ),
         (["enqueue", "add", "--args", "[1]", "--queue", "a b"], "queue"),
         (["show", "nobody"], "no job has the id"),
         (["show", HOSTILE], "no job has the id"),
@@ -352,6 +411,25 @@ def test_pause_and_resume(shell: Shell) -> None:
     assert shell.delayq.drain() == []
     shell.says("resume", "sums")
     assert len(shell.delayq.drain()) == 1
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_a_queue_that_nobody_knows_is_refused_and_not_stored(shell: Shell, verb: str) -> None:
+    message = shell.refuses(verb, "sum")
+    assert "no task, job or process uses a queue named 'sum'; did you mean 'sums'?" in message
+    assert "did you mean" not in shell.refuses(verb, "nosuchqueue")
+    assert shell.json("status")["queues"] == []
+    shell.says("pause", "sum", "--force")
+    assert "sum" in shell.says("status")
+    assert shell.json(verb, "sum")["queue"]["paused"] is (verb == "pause")
+
+
+def test_a_queue_that_only_a_process_or_a_job_knows_is_paused(shell: Shell) -> None:
+    announce(shell, "o", 77, queues=["theirs"])
+    due_for(shell, 1, "of-a-job")
+    assert shell.says("pause", "theirs") == "queue theirs is paused\n"
+    assert shell.json("pause", "of-a-job")["queue"]["paused"] is True
+    assert shell.says("resume", "of-a-job") == "queue of-a-job is resumed\n"
 
 
 def test_schedules(shell: Shell) -> None:

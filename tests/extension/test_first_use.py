@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,9 @@ class SlowConfig(Config):
         self.reached.set()
         assert self.go_on.wait(10)
         return super().__iter__()
+
+    def keys(self) -> KeysView[str]:  # of this a merge of mappings asks
+        return dict.fromkeys(self).keys()
 
 
 def test_an_app_that_is_slow_to_begin_holds_up_no_other_one() -> None:

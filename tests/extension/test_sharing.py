@@ -153,7 +153,10 @@ def test_whoever_asks_is_told_what_nobody_knows_and_who_shares_the_store(url: st
         text = says("check")
         assert f"shared with: process {other.pid} of kit" in text
         assert "only there: idle.task" in text and "only here: busy.task" in text
-        assert "unknown here: task nobody.knows, 1 jobs wait; no process knows this task" in text
+        assert (
+            "unknown here: task nobody.knows, 1 jobs wait; no process knows this task: "
+            "import its module where the app is made" in text
+        )
         with running(delayq):
             wait_until(lambda: job.refresh().state == "completed", 20, "ours has run")
             wait_until(lambda: page("lost") == nobody, 20, "it says so still")

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from flask_delayq.errors import JobFailedError
 from flask_delayq.job import ProcessRecord, ScheduleRecord, StoredState
 from flask_delayq.runtime.maintenance import PRUNE_BATCH, RESCUE_BATCH, Maintenance
+from flask_delayq.signals import job_failed
 from runtime_parts import Parts
 
 
@@ -19,12 +21,13 @@ class Upkeep:
         self.ready = 0
         self.waiting = 0
         self.may_judge = True
+        self.told: list[tuple[Any, dict[str, Any]]] = []
         self.maintenance = Maintenance(
             parts.backend,
             parts.registry,
             parts.settings,
             parts.clock,
-            lambda signal, **facts: None,
+            lambda signal, **facts: self.told.append((signal, facts)),
             "owner",
             lambda: parts.clock.monotonic() if self.may_judge else None,
             self._describe,
@@ -98,6 +101,19 @@ def test_a_lease_is_rescued_exactly_at_its_end() -> None:
     record = parts.backend.get(job.id)
     assert (record.stored, record.rescues, record.attempt) == (StoredState.WAITING, 1, 0)
     assert upkeep.waiting == 1
+
+
+def test_receivers_hear_of_a_crash_what_the_store_has() -> None:
+    parts = Parts(max_rescues=0)
+    upkeep = Upkeep(parts)
+    job = parts.task().enqueue()
+    (claim,) = parts.backend.claim(None, now=parts.clock.now(), limit=1, owner="dead", lease=60)
+    parts.backend.mark_begun(claim)
+    parts.clock.advance(60)
+    upkeep.turn()
+    (error,) = [facts["error"] for signal, facts in upkeep.told if signal is job_failed]
+    assert isinstance(error, JobFailedError) and error.job_id == job.id
+    assert error.error == str(job.refresh().error) == "Crashed: crashed the worker once"
 
 
 def test_many_lost_jobs_are_taken_back_without_a_pause() -> None:

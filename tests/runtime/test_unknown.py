@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from flask_delayq.job import NewJob, ProcessRecord, StoredState
+from flask_delayq.errors import JobFailedError
+from flask_delayq.job import Claim, NewJob, ProcessRecord, StoredState
 from flask_delayq.runtime.unknown import GRACE, LOOK_EVERY, UnknownTasks
 from flask_delayq.serializer import decode_failure, encode
 from runtime_parts import Parts
@@ -28,8 +29,12 @@ class Shared:
             self.parts.settings,
             self.clock,
             "owner",
-            lambda signal, job, error: self.failed.append(job.id),
+            self._tell,
         )
+
+    def _tell(self, signal: object, job: Claim, error: JobFailedError) -> None:
+        assert error.job_id == job.id and "no process knows task" in str(error)
+        self.failed.append(job.id)
 
     def put(self, job_id: str, task: str = "theirs", queue: str = "default") -> None:
         now = self.clock.now()
@@ -100,7 +105,7 @@ def test_a_job_that_nobody_knows_is_told_once_and_fails_after_the_timeout(
     for _ in range(5):
         shared.turn(LOOK_EVERY)
     (line,) = [line for line in lines(caplog) if "no process knows" in line]
-    assert "3 jobs wait" in line
+    assert "3 of its jobs wait" in line and "import its module where the app is made" in line
     shared.turn(WEEK - 5 * LOOK_EVERY - 1)
     assert shared.failed == []
     shared.turn(LOOK_EVERY)

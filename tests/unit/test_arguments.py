@@ -15,6 +15,7 @@ import math
 import typing
 import uuid
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -499,6 +500,35 @@ def test_an_object_that_cannot_be_compared_is_judged_by_its_parts() -> None:
     with pytest.raises(ArgumentError) as caught:
         taking(dict[str, Quarrelsome | None]).encode(({"a": None, "b": 5},), {})
     assert caught.value.path == "x[...]"
+
+
+class Shop:
+    """As an ORM's object is."""
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "path", "said"),
+    [
+        (UNTYPED, Shop(), "x", "JSON cannot carry a Shop; pass an id or plain data"),
+        (UNTYPED, [Shop()], "x[0]", "JSON cannot carry a Shop; pass an id or plain data"),
+        (UNTYPED, object(), "x", "JSON cannot carry an object; pass an id or plain data"),
+        (UNTYPED, lambda: 1, "x", "JSON cannot carry a function; pass data"),
+        (UNTYPED, Shop, "x", "JSON cannot carry a type; pass data"),
+        (UNTYPED, Path("/tmp"), "x", "pass its text: str(path)"),
+        (UNTYPED, {1: "a"}, "x", "its key 1 would arrive as a text, as JSON has no other keys"),
+        (UNTYPED, {"a": {1: 2}}, "x['a']", "annotate the parameter, for example dict[int, ...]"),
+        (dict[str, int], {1: 2}, "x", "its key 1 would arrive as a text"),
+        (UNTYPED, {(1, 2): 3}, "x", "a key of a dict must be a text or a number, not (1, 2)"),
+        (UNTYPED, {None: 3}, "x", "a key of a dict must be a text or a number, not None"),
+        (UNTYPED, {Shop: 3}, "x", "a key of a dict must be a text or a number, not <class"),
+        (UNTYPED, "\ud800", "x", "lone surrogate"),
+    ],
+)
+def test_the_error_says_what_to_pass_instead(annotation: Any, value: Any, path: str, said: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        taking(annotation).encode((value,), {})
+    assert caught.value.path == path
+    assert said in caught.value.reason
 
 
 @pytest.mark.parametrize("size", [13, 14])

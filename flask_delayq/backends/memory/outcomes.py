@@ -78,4 +78,13 @@ def take_back(store: Store, row: Row, now: float, max_rescues: int) -> Rescue:
         store.finish(row, verdict.state, now)
     else:
         store.wait(row)
-    return Rescue(new.id, new.task, new.queue, owner, row.rescues, row.stored, verdict.charged)
+    return Rescue(
+        new.id,
+        new.task,
+        new.queue,
+        owner,
+        row.rescues,
+        row.stored,
+        verdict.charged,
+        verdict.failure,
+    )

@@ -217,10 +217,28 @@ class StoreFile:
         )
 
     def _unusable(self, error: OSError) -> BackendUnavailableError:
-        folder = os.path.dirname(self.path)
-        who = f" (user id {os.geteuid()})" if hasattr(os, "geteuid") else ""
         return BackendUnavailableError(
-            f"cannot create or reach {self.path}: {error.strerror}; make the folder {folder} "
-            f"writable for the user that runs the application{who}, or set DELAYQ_URL",
-            reason="full" if error.errno == errno.ENOSPC else "read-only",
+            f"cannot create or reach {self.path}: {error.strerror}; {self._advice(error.errno)}, or set "
+            f"DELAYQ_URL",
+            reason="full" if error.errno in _FULL else "read-only",
         )
+
+    def _advice(self, code: int | None) -> str:
+        """What would help, as the middle of a sentence."""
+        folder = os.path.dirname(self.path)
+        there = folder
+        while not os.path.lexists(there):
+            there = os.path.dirname(there)
+        if not os.path.isdir(there):
+            return f"{there} is no folder, and nothing can be made in it: remove it"
+        if code == errno.ENOENT:  # /proc and its like
+            return f"{there} takes no new files: choose another folder"
+        if code == errno.EROFS:
+            return f"mount the file system of {there} so that it can be written"
+        if code in _FULL:
+            return f"make room on the disk of {there}"
+        who = f" (user id {os.geteuid()})" if hasattr(os, "geteuid") else ""
+        return f"make the folder {there} writable for the user that runs the application{who}"
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -89,7 +89,7 @@ def _take_back(
     sql.run(_TAKE_BACK, (int(state), verdict.rescues, verdict.suspect, finished_at, job_id))
     if verdict.failure is not None:
         sql.run(_SET_ERROR, (encode_failure(verdict.failure), job_id))
-    return Rescue(job_id, task, queue, owner, verdict.rescues, state, verdict.charged)
+    return Rescue(job_id, task, queue, owner, verdict.rescues, state, verdict.charged, verdict.failure)
 
 
 def withdraw(sql: Sql, owner: str, now: float) -> int:
