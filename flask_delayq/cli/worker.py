@@ -25,10 +25,14 @@ from ..console import presenting
 from ..console.attendance import did_you_mean
 from ..errors import DelayQError
 from ..ids import check_name
+from ..runtime.identity import WORKER
 from ..signals import job_started
 from .group import delayq_commands
 
 _log = logging.getLogger(__name__)
+
+PACKAGE = __name__.partition(".")[0]
+"""The logger above all of this package's."""
 
 HURRIED = 1.0
 """Seconds that running jobs still get after a second signal."""
@@ -41,8 +45,16 @@ LOOK_EVERY = 0.05
 @click.option("--queues", metavar="A,B", help="Only jobs of these queues.")
 @click.option("--workers", type=click.IntRange(1, 1024), help="Threads, instead of DELAYQ_WORKERS.")
 @click.option("--max-jobs", type=click.IntRange(1), help="Stop after about so many runs.")
+@click.option("--verbose", "level", flag_value="DEBUG", help="Log what the runtime does, too.")
+@click.option("--quiet", "level", flag_value="WARNING", help="Log no starts and good ends of jobs.")
 @click.pass_context
-def worker(ctx: click.Context, queues: str | None, workers: int | None, max_jobs: int | None) -> None:
+def worker(
+    ctx: click.Context,
+    queues: str | None,
+    workers: int | None,
+    max_jobs: int | None,
+    level: str | None,
+) -> None:
     """Run jobs in this process until SIGTERM or Ctrl-C.
 
     Jobs under way then get 25 seconds (DELAYQ_DRAIN_TIMEOUT) to end. A second signal cuts that to one
@@ -50,6 +62,8 @@ def worker(ctx: click.Context, queues: str | None, workers: int | None, max_jobs
     """
     state = current_state()
     _log_to_stderr()
+    if level is not None:
+        logging.getLogger(PACKAGE).setLevel(level)  # also where the app has set logging up
     changes: dict[str, Any] = {}
     if queues is not None:
         changes["queues"] = tuple(check_name("queue", name.strip()) for name in queues.split(","))
@@ -66,7 +80,7 @@ def worker(ctx: click.Context, queues: str | None, workers: int | None, max_jobs
             settings.workers,
             state.backend.url,
         )
-        state.start(role="worker", settings=settings)
+        state.start(role=WORKER, settings=settings)
         reason = stop_request.await_stop()
         timeout = DRAIN_WORKER if settings.drain_timeout is None else settings.drain_timeout
         _log.info("worker %d stops after %s; jobs get %g s to end", os.getpid(), reason, timeout)

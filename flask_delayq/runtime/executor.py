@@ -68,6 +68,7 @@ class Executor:
     :param sender: the sender of signals.
     :param interruptible: let a KeyboardInterrupt through, for whoever runs jobs in the main thread:
         there it is a person's Ctrl-C, and no failure of the job.
+    :param life: the level at which the log tells of starts and good ends.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Executor:
         sender: object,
         *,
         interruptible: bool = False,
+        life: int = logging.DEBUG,
     ) -> None:
         self._registry = registry
         self._backend = backend
@@ -87,6 +89,7 @@ class Executor:
         self._scope = scope
         self._sender = sender
         self._interruptible = interruptible
+        self._life = life
         self.foreign_tasks = ForeignTasks(registry)
         """The tasks that jobs came for and that are not registered here."""
         self._mismatches = Mismatches()
@@ -120,9 +123,10 @@ class Executor:
         except BaseException as error:  # restoring arguments runs foreign code: __post_init__
             self._pass_on(error)
             return self._put_off(claim, task, Failure(type(error).__name__, _text_of(error)))
+        told = _log.isEnabledFor(self._life)  # asked once a job
         try:
             # An empty context for each job: nothing that one sets is seen by the next.
-            result = Context().run(self._run, task, run, values)
+            result = Context().run(self._run, task, run, values, told)
         except BaseException as error:  # the edge to foreign code: SystemExit ends a job, not a thread
             self._pass_on(error)
             ended = self._ended_badly(claim, task, error)
@@ -130,12 +134,23 @@ class Executor:
                 # The frames of the failed call hold its arguments and locals; let them go.
                 error.__traceback__ = None
             return ended
-        return self._completed(claim, result, run)
+        return self._completed(claim, result, run, told)
 
-    def _run(self, task: Task[..., Any], run: RunningJob, values: Struct) -> Any:
+    def _tell(self, claim: Claim, text: str, *facts: object) -> None:
+        """A line about the life of a job; a filter of the app that raises is no failure of the job."""
+        with suppress(Exception):
+            _log.log(
+                self._life,
+                f"job %s (%s) attempt %d {text}",
+                *(claim.id, claim.task, claim.attempt, *facts),
+            )
+
+    def _run(self, task: Task[..., Any], run: RunningJob, values: Struct, told: bool) -> Any:
         running_job.set(run)
         forks = _forks
         with self._scope():
+            if told:
+                self._tell(run.claim, "started")
             if job_started.receivers:
                 claim = run.claim
                 facts: dict[str, object] = {"job": claim, "attempt": claim.attempt}
@@ -151,8 +166,10 @@ class Executor:
                     _end_stray_child()
         return result
 
-    def _completed(self, claim: Claim, result: Any, run: RunningJob) -> Ended:
+    def _completed(self, claim: Claim, result: Any, run: RunningJob, told: bool) -> Ended:
         now = self._clock.now()
+        if told:
+            self._tell(claim, "succeeded in %.3f s", now - run.started_at)
         data = note = None
         if result is not None:
             try:
@@ -210,10 +227,12 @@ class Executor:
         now = self._clock.now()
         if isinstance(request, Snooze):
             run_at = now + to_seconds(request.delay)
+            self._tell(claim, "snoozed, next in %.1f s", run_at - now)
             outcome = Outcome(claim, Verb.SNOOZE, now, run_at)
             return _with_signal(outcome, job_retried, error=None, run_at=run_at)
         if isinstance(request, Cancel):
             failure = Failure(CANCELLED, _text_of(request))
+            self._tell(claim, "cancelled by its task: %s", _one_line(failure))
             outcome = Outcome(claim, Verb.CANCEL, now, error=encode_failure(failure))
             return _with_signal(outcome, job_cancelled, reason=request.reason)
         failure = Failure(type(request).__name__, _text_of(request))
@@ -252,7 +271,7 @@ class Executor:
             claim.id,
             claim.task,
             claim.attempt,
-            run_at - now,
+            max(0.0, run_at - now),
             _one_line(failure),
         )
         outcome = Outcome(claim, Verb.RETRY, now, run_at, error=encode_failure(failure))

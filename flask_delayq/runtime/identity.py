@@ -12,6 +12,9 @@ from ..serializer import encode
 from ..task import TaskRegistry
 from .peers import fingerprints
 
+WORKER = "worker"
+"""The role of a process that does nothing but run jobs; its log tells of each at INFO."""
+
 
 def describe(
     owner: str,

@@ -36,7 +36,7 @@ from .dispatcher import Dispatcher
 from .executor import Executor
 from .foreign_tasks import ForeignTasks
 from .held import HeldClaims
-from .identity import describe
+from .identity import WORKER, describe
 from .loop import Loop
 from .maintenance import Maintenance
 from .near_future import SAFETY
@@ -99,7 +99,8 @@ class Supervisor:
         self.recorder = Recorder(
             backend, clock, self.claims, self._recorded, lambda: self._recording.wake(), tell
         )
-        executor = Executor(registry, backend, settings, clock, scope, sender)
+        life = logging.INFO if role == WORKER else logging.DEBUG  # a web process has lines of its own
+        executor = Executor(registry, backend, settings, clock, scope, sender, life=life)
         lease = settings.lease
         self._workers = Workers(
             settings.workers, executor, self.claims, self.recorder, clock, lease / 6, self._wake

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
-from flask_delayq import DelayQ, current_job
+from flask_delayq import DelayQ, RetryPolicy, current_job
 from flask_delayq.cli.output import safe
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.job import Health, NewJob, ProcessRecord, ScheduleRecord
@@ -500,6 +501,7 @@ def quiet_root() -> Iterator[None]:
     before, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = before, level
+    logging.getLogger("flask_delayq").setLevel(logging.NOTSET)
 
 
 @pytest.mark.usefixtures("quiet_root")
@@ -572,6 +574,57 @@ def test_a_worker_for_a_misspelt_queue_is_told(
     assert shell("worker", "--queues", "sum,elsewhere").exit_code == 0
     warned = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
     assert warned == ["no task, job or process uses a queue named 'sum'; did you mean 'sums'?"]
+
+
+def life_of(records: list[logging.LogRecord], job_id: str) -> list[tuple[str, str]]:
+    """The lines about one job, each as its level and what comes after the id, without the seconds."""
+    found = [(one.levelname, one.getMessage()) for one in records]
+    return [
+        (level, re.sub(r"\d+\.\d+ s", "N s", text.splitlines()[0].removeprefix(f"job {job_id} ")))
+        for level, text in found
+        if text.startswith(f"job {job_id} ")
+    ]
+
+
+@pytest.mark.usefixtures("quiet_root")
+@pytest.mark.parametrize("option, lives", [(None, True), ("--verbose", True), ("--quiet", False)])
+def test_a_worker_logs_the_life_of_each_job(
+    shell: Shell, caplog: pytest.LogCaptureFixture, option: str | None, lives: bool
+) -> None:
+    attempts = iter([1, 2])
+
+    @shell.delayq.task(name="flaky", retry=RetryPolicy(max_attempts=2, backoff=0, jitter=0))
+    def flaky() -> None:
+        if next(attempts) == 1:
+            raise ValueError("not yet")
+
+    good = shell.says("enqueue", "add", "--args", "[1]").strip()
+    bad = flaky.enqueue().id
+    if option is None:
+        caplog.set_level(logging.INFO)
+    assert (
+        shell("worker", "--workers", "1", "--max-jobs", "3", *([option] if option else [])).exit_code
+        == 0
+    )
+    started, ended = ("INFO", "(add) attempt 1 started"), ("INFO", "(add) attempt 1 succeeded in N s")
+    assert life_of(caplog.records, good) == ([started, ended] if lives else [])
+    failed = ("WARNING", "(flaky) attempt 1 failed, next in N s: ValueError: not yet")
+    assert [one for one in life_of(caplog.records, bad) if one[0] == "WARNING"] == [failed]
+    if lives:
+        assert life_of(caplog.records, bad)[-1] == ("INFO", "(flaky) attempt 2 succeeded in N s")
+
+
+def test_a_web_process_tells_of_jobs_at_debug_only(
+    shell: Shell, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "flask_delayq")
+    job = shell.says("enqueue", "add", "--args", "[1]").strip()
+    with running(shell.delayq):
+        wait_until(lambda: shell.delayq.get(job).is_final, what="the job ran")
+    assert life_of(caplog.records, job) == [
+        ("DEBUG", "(add) attempt 1 started"),
+        ("DEBUG", "(add) attempt 1 succeeded in N s"),
+    ]
 
 
 def test_progress_in_show(shell: Shell) -> None:

@@ -98,6 +98,20 @@ def bench() -> Bench:
     return Bench()
 
 
+def test_a_log_filter_that_raises_fails_no_job(bench: Bench) -> None:
+    def broken(record: logging.LogRecord) -> bool:
+        raise ZeroDivisionError
+
+    log = logging.getLogger("flask_delayq.runtime.executor")
+    log.addFilter(broken)
+    log.setLevel(logging.DEBUG)
+    try:
+        assert bench.run(lambda: 1).verb is Verb.COMPLETE
+    finally:
+        log.removeFilter(broken)
+        log.setLevel(logging.NOTSET)
+
+
 @pytest.fixture
 def heard() -> Iterator[list[tuple[str, dict[str, Any]]]]:
     """What the signals told, in order."""
