@@ -153,7 +153,7 @@ LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
 LoadModule wsgi_module {module}
 WSGIPythonHome {sys.prefix}
 WSGISocketPrefix {folder}/wsgi
-WSGIDaemonProcess site processes=2 threads=5
+WSGIDaemonProcess site processes=2 threads=5 home={folder}
 WSGIScriptAlias / {folder}/app.wsgi {where}
 WSGIImportScript {folder}/app.wsgi {where}
 <Directory {folder}>
