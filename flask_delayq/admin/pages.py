@@ -12,11 +12,12 @@ from msgspec import structs
 
 from ..app_state import current_state
 from ..console import presenting
+from ..console.previews import previews
 from ..errors import ConfigurationError, DelayQError
 from ..job import JobState
 from .access import DENIED
 from .params import job_query
-from .replies import json_reply, reply, wants_json
+from .replies import json_reply, page, reply, wants_json
 from .request_access import decided, note_guess
 
 _log = logging.getLogger(__name__)
@@ -45,7 +46,11 @@ def jobs() -> Response:
             limit=query.limit if "limit" in request.args else None,
             before=rows[-1]["id"],
         )
-    return reply("jobs", {"jobs": rows, "next": further}, query=query, states=list(JobState))
+    found = {"jobs": rows, "next": further}
+    if wants_json():
+        return json_reply(found)
+    more = previews(current_state(), [row["id"] for row in rows])
+    return page("jobs", {**found, "more": more, "query": query, "states": list(JobState)})
 
 
 def job(job_id: str) -> Response:

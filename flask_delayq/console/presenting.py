@@ -85,9 +85,9 @@ def job_row(record: JobRecord, now: float) -> View:
 def job_page(state: AppState, record: JobRecord) -> View:
     """Everything about a job, without its secrets (``DELAYQ_REDACT``)."""
     redaction = Redaction(state.settings.redact)
-    arguments = _plain(record.payload)
+    arguments = plain(record.payload)
     redaction.learn(arguments)
-    result = _plain(record.result)
+    result = plain(record.result)
     redaction.learn(result)
     progress = _object(record.progress)
     redaction.learn(progress)
@@ -102,7 +102,7 @@ def job_page(state: AppState, record: JobRecord) -> View:
     return {
         **job_row(record, state.clock.now()),
         "waits_because": _why_it_waits(state, record),
-        "max_attempts": record.max_attempts,
+        "max_attempts": attempts_allowed(state, record),
         "on_crash": "fail" if record.fail_on_crash else "retry",
         "rescues": record.rescues,
         "claim_no": record.claim_no,
@@ -115,6 +115,19 @@ def job_page(state: AppState, record: JobRecord) -> View:
         "result": redaction.clean(result),
         "error": error,
     }
+
+
+def attempts_allowed(state: AppState, record: JobRecord) -> int | None:
+    """How often a job may run in all; ``None`` where only this task's code knows, and it is not here,
+    or where one run is all unless the task asks for another."""
+    if record.max_attempts is not None:
+        return record.max_attempts
+    task = state.registry.find(record.task)
+    if task is None:
+        return None
+    policy = task.declared.retry
+    most = state.settings.max_attempts if policy is None else policy.max_attempts
+    return most if most > 1 else None
 
 
 def _why_it_waits(state: AppState, record: JobRecord) -> str | None:
@@ -313,7 +326,7 @@ def _priority(level: int) -> str:
         return str(level)
 
 
-def _plain(data: bytes | None) -> Any:
+def plain(data: bytes | None) -> Any:
     """Stored JSON as plain values: arguments come by parameter name."""
     if not data:
         return None

@@ -6,6 +6,7 @@ It must not know how access is decided; every request here comes from local debu
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +21,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from jinja2 import StrictUndefined
 
-from flask_delayq import DelayQ, current_job
+from flask_delayq import DelayQ, RetryPolicy, current_job
 from flask_delayq.admin import threads
-from flask_delayq.errors import BackendUnavailableError
+from flask_delayq.errors import BackendUnavailableError, JobNotFoundError
 from flask_delayq.job import NewJob, ProcessRecord
 from flask_delayq.testing import FakeClock
 from kit import make_app, running
@@ -205,6 +206,58 @@ def test_marks_that_reverse_a_text_are_seen(client: FlaskClient, delayq: DelayQ)
     assert 'value="a\u200db"' in typed.text
 
 
+def test_failed_jobs_of_a_list_can_be_told_apart(client: FlaskClient, delayq: DelayQ) -> None:
+    @delayq.task(name="pay", retry=RetryPolicy(max_attempts=8, never_on=ConnectionError))
+    def pay(order: int, api_key: str, note: str = "") -> None:
+        raise ConnectionError(f"order {order}: {api_key} was refused\nby the bank")
+
+    first, second = pay.enqueue(1, SECRET), pay.enqueue(2, SECRET, note="x" * 500)
+    huge = pay.enqueue(3, SECRET, note="y" * 9000)
+    delayq.drain()
+    text = page(client, "/jobs?state=failed").text
+    assert 'order=1, api_key="[hidden]"' in text
+    assert "ConnectionError: order 1: [hidden] was refused by the bank" in text
+    assert "order 2" in text and "x" * 40 in text and "x" * 100 not in text
+    assert "9,0" in text and "order 3" not in text, "what is too large for a list is not read"
+    assert text.count("1 of 8") == 3
+    assert data(client, f"/jobs/{first.id}")["job"]["max_attempts"] == 8
+    assert SECRET not in text
+    assert all(job.id in text for job in (first, second, huge))
+    assert "arguments" not in data(client, "/jobs")["jobs"][0], "programs ask for each job"
+
+
+def test_a_job_that_is_pruned_while_a_list_is_made_has_its_line(
+    client: FlaskClient, delayq: DelayQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(job_id: str) -> Any:
+        raise JobNotFoundError(job_id=job_id)
+
+    job = delayq.task(name="t")(lambda: None).enqueue()
+    monkeypatch.setattr(delayq.state.client, "get", gone)
+    assert job.id in page(client, "/jobs").text
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_cell_has_a_name_where_tables_become_cards(
+    client: FlaskClient, delayq: DelayQ, path: str
+) -> None:
+    @delayq.task(name="t", every=60, produce=True)
+    def t() -> None:
+        "Does it."
+
+    t.enqueue()
+    with running(delayq):
+        answer = client.get(f"/delayq{path}", headers={"Accept": "text/html"})
+    tables = re.findall(r"<table.*?</table>", answer.text, re.DOTALL)
+    for table in tables:
+        assert table.startswith('<table class="stack">')
+        assert (
+            re.findall(r"<td(?![^>]*(?:data-label=|class=\"(?:what|does|empty)\"))[^>]*>", table) == []
+        )
+    assert bool(tables) is (path != "/health")
+    assert "<h1>" in answer.text
+
+
 # --- secrets ---------------------------------------------------------------------------------------
 
 
@@ -226,7 +279,11 @@ def test_secrets_are_hidden_by_name_at_any_depth_and_in_texts(
     ids = [login.enqueue(user, SECRET, deep).id for user in ("good", "bad")]
     delayq.drain()
     for job_id in ids:
-        for text in (page(client, f"/jobs/{job_id}").text, json.dumps(data(client, f"/jobs/{job_id}"))):
+        for text in (
+            page(client, f"/jobs/{job_id}").text,
+            json.dumps(data(client, f"/jobs/{job_id}")),
+            page(client, "/jobs").text,
+        ):
             for secret in (SECRET, "Zm9vOmJhcg", "s3cr3t-value", "k-12345678"):
                 assert secret not in text
             assert "[hidden]" in text

@@ -1,0 +1,72 @@
+"""What tells the jobs of a list apart: their arguments and their error, each as one short line.
+Hides secrets as the page of a job does; knows no request and no terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import JobNotFoundError
+from ..job import JobRecord
+from ..serializer import decode_failure
+from .presenting import View, attempts_allowed, plain
+from .redacting import Redaction
+
+if TYPE_CHECKING:
+    from ..app_state import AppState
+
+MOST_BYTES = 8192
+"""Arguments, result and progress larger than this are not read for a list: their size alone is said."""
+
+VALUE = 60
+"""Characters shown of one argument."""
+
+LINE = 180
+"""Characters shown of all arguments, and of an error."""
+
+
+def previews(state: AppState, ids: Iterable[str]) -> dict[str, View]:
+    """Of each of these jobs that is still there. Lists leave this out, so it is a look at each."""
+    found = {}
+    for job_id in ids:
+        try:
+            found[job_id] = preview(state, state.client.get(job_id).record)
+        except JobNotFoundError:  # pruned meanwhile
+            continue
+    return found
+
+
+def preview(state: AppState, record: JobRecord) -> View:
+    """``arguments``, ``error`` (``None`` where there is none) and ``max_attempts`` of a job."""
+    redaction = Redaction(state.settings.redact)
+    failure = decode_failure(record.error)
+    error = failure and failure.type
+    parts = [part for part in (record.payload, record.result, record.progress) if part]
+    if sum(map(len, parts)) > MOST_BYTES:
+        # What is secret in them is not known, so the words of the error are left out too.
+        arguments = f"{len(record.payload):,} bytes"
+    else:
+        for part in parts:
+            redaction.learn(plain(part))
+        arguments = _call(redaction.clean(plain(record.payload)))
+        if failure is not None and failure.message:
+            error = cut(f"{failure.type}: {redaction.text(failure.message)}", LINE)
+    return {"arguments": arguments, "error": error, "max_attempts": attempts_allowed(state, record)}
+
+
+def _call(given: Any) -> str:
+    """Arguments as in a call: ``to="ann", times=2``."""
+    if not isinstance(given, dict):
+        return cut(_short(given), LINE)
+    return cut(", ".join(f"{name}={_short(value)}" for name, value in given.items()), LINE)
+
+
+def _short(value: Any) -> str:
+    return cut(json.dumps(value, ensure_ascii=False), VALUE)
+
+
+def cut(text: str, most: int) -> str:
+    """A text on one line, with dots where the rest of it was."""
+    line = " ".join(text[: 4 * most].split())
+    return line if len(line) <= most and len(text) <= 4 * most else line[: most - 3] + "..."
