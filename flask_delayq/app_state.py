@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import current_app
 from msgspec import structs
 
-from . import launch
+from . import deployment_warnings, launch
 from .at_exit import drain_at_exit
 from .backends import ENGINE_SETTINGS, open_backend, options_for
 from .backends.base import Backend
@@ -21,7 +21,6 @@ from .client import Client
 from .clock import Clock
 from .config import Mode, Settings, with_environment
 from .context_executor import ContextExecutor
-from .deployment_warnings import how_to_run_jobs, is_under_mod_wsgi, remarks
 from .errors import BackendError, SetupError
 from .job import Health, Outcome
 from .once import once
@@ -127,7 +126,10 @@ class AppState:
         """The app's backend; its store is opened by the first verb."""
         settings = self.settings
         options = options_for(settings.url, settings.of_engines)
-        return open_backend(settings.url, clock=self.clock, **options)
+        backend = open_backend(settings.url, clock=self.clock, **options)
+        if self.app.testing:
+            deployment_warnings.doubt_store_of_tests(backend.url)
+        return backend
 
     @once
     def client(self) -> Client:
@@ -135,6 +137,7 @@ class AppState:
         app = self.app
         client = Client(self.backend, self.registry, self.settings, self.clock, app)
         client.after_enqueue = self._after_enqueue
+        client.idle_hint = lambda: deployment_warnings.idle_hint(self.mode, app.testing)
         return client
 
     @once
@@ -169,7 +172,7 @@ class AppState:
         """Seconds that running jobs get at a stop."""
         if self.settings.drain_timeout is not None:
             return self.settings.drain_timeout
-        if is_under_mod_wsgi():
+        if deployment_warnings.is_under_mod_wsgi():
             return DRAIN_APACHE
         # As werkzeug.serving.is_running_from_reloader does, without importing a server into every app.
         return DRAIN_RELOADER if os.environ.get("WERKZEUG_RUN_MAIN") == "true" else DRAIN_WEB
@@ -237,7 +240,7 @@ class AppState:
         url = self.backend.url
         if not self._remarked:
             self._remarked = True
-            for remark in remarks(url):
+            for remark in deployment_warnings.remarks(url):
                 _log.warning("the jobs of %s %s", self.name, remark)
         beside = [state for state in list(_states) if state is not self and state._runs_jobs_of(url)]
         if beside and not url.startswith("memory:"):
@@ -340,7 +343,7 @@ class AppState:
             return
         if not attended:
             url = self.backend.url
-            advice = how_to_run_jobs(self.mode, url)
+            advice = deployment_warnings.how_to_run_jobs(self.mode, url)
             _log.warning("a job was stored, but no process runs the jobs of %s now: %s", url, advice)
 
     def health(self, *, probe: bool = True) -> Health:

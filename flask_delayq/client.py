@@ -3,6 +3,7 @@ Knows tasks, the backend and, if jobs run in this process, a ``Runner`` that may
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -28,6 +29,8 @@ from .options import CallOptions, Plan
 from .serializer import decode
 from .signals import emit, job_cancelled, job_enqueued
 from .task import Task, TaskRegistry
+
+_log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
@@ -57,6 +60,7 @@ class Client:
 
     :param sender: the sender of signals.
     :param runner: set while jobs run in this process.
+    :param idle_hint: says how jobs are run where this process does not run them by itself.
     :param after_enqueue: called after every successful call (the inline mode runs jobs there), with
         whether it stored anything.
     """
@@ -80,6 +84,7 @@ class Client:
         self.sender = sender
         self.runner: Runner | None = None
         self.after_enqueue: Callable[[bool], None] | None = None
+        self.idle_hint: Callable[[], str] = str
         self._waiting: dict[str, list[Bell]] = {}
         self._waiting_lock = threading.RLock()
 
@@ -311,6 +316,10 @@ class Client:
 
     # --- waiting -------------------------------------------------------------------------------
 
+    def why_idle(self) -> str:
+        """Why nobody may run what is waited for, with what to do; empty where jobs run here."""
+        return "" if self.runner is not None else self.idle_hint()
+
     def announce_end(self, job_ids: Iterable[str]) -> None:
         """Wake whoever waits for these jobs in this process."""
         if not self._waiting:
@@ -325,6 +334,8 @@ class Client:
         Ends in this process wake it; those in other processes are found by looking, at first every few
         milliseconds, later twice a second.
         """
+        if timeout is None and (hint := self.why_idle()) and not look():
+            _log.warning("waiting without a limit, but %s", hint)
         bell = Bell()  # a signal handler in the middle of the wait may end the job
         with self._waiting_lock:
             self._waiting.setdefault(job_id, []).append(bell)

@@ -4,12 +4,16 @@ Must not know apps or runtimes: it is told what it needs of them, and looks at t
 from __future__ import annotations
 
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from signal import SIG_DFL, SIGTERM, getsignal
+from tempfile import gettempdir
 
 from .mounts import why_temporary
+from .texts import without_password
 
 STATUS = "/proc/self/status"
 
@@ -46,6 +50,38 @@ def how_to_run_jobs(mode: str, url: str) -> str:
     if mode == "auto":
         return "start the server or `flask delayq worker`"
     return f"start `flask delayq worker`, or call delayq.start() in the server (mode {mode})"
+
+
+def idle_hint(mode: str, testing: bool) -> str:
+    """Why an app in this mode runs no jobs by itself, and what runs them; else empty."""
+    if mode != "manual":
+        return ""
+    if testing:
+        return (
+            "nothing runs jobs by itself while TESTING: call run_jobs(delayq) of flask_delayq.testing, "
+            "or delayq.start() for real threads"
+        )
+    return "nothing runs jobs by itself with DELAYQ_MODE=manual: call delayq.drain() or delayq.start()"
+
+
+def doubt_store_of_tests(url: str) -> None:
+    """Warn if the store at ``url`` is most likely not meant for an app that is being tested.
+
+    One in a temporary folder, or with the word "test" in its path, was chosen for tests. Another one is
+    as a rule inherited from the configuration that the app runs with.
+    """
+    scheme, _, path = url.partition("://")
+    if scheme == "memory" or re.search(r"(?<![a-z])(py)?tests?(?![a-z])", path.lower()):
+        return
+    temporary = os.path.realpath(gettempdir()) + os.sep
+    if scheme == "sqlite" and os.path.realpath(path[1:]).startswith(temporary):
+        return
+    warnings.warn(
+        f"with TESTING the jobs are in {without_password(url)}, as DELAYQ_URL says: tests run what is "
+        f"there, and a server runs what they enqueue. Set DELAYQ_URL = 'memory://' in the configuration "
+        f"of the tests, or put 'test' into the path of a store that is theirs",
+        stacklevel=2,
+    )
 
 
 def is_under_mod_wsgi() -> bool:

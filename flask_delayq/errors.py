@@ -198,8 +198,9 @@ class JobNotFinishedError(JobError):
 class WaitTimeoutError(JobError, TimeoutError):
     """``wait(timeout)`` ended before the job did."""
 
-    def __init__(self, job_id: str, timeout: float) -> None:
-        super().__init__(f"job {job_id!r} was not final after {timeout:g} s", job_id)
+    def __init__(self, job_id: str, timeout: float, hint: str = "") -> None:
+        why = f"; {hint}" if hint else ""
+        super().__init__(f"job {job_id!r} was not final after {timeout:g} s{why}", job_id)
         self.timeout = timeout
 
 

@@ -37,6 +37,7 @@ class JobStore(Protocol):
     def await_change(self, job_id: str, look: Callable[[], bool], timeout: float | None) -> bool: ...
     def decode_result(self, task: str, data: bytes) -> Any: ...
     def arguments_of(self, record: JobRecord) -> tuple[tuple[Any, ...], dict[str, Any]]: ...
+    def why_idle(self) -> str: ...
 
 
 class Job(Struct, Generic[R], eq=False, gc=False):
@@ -214,7 +215,7 @@ class Job(Struct, Generic[R], eq=False, gc=False):
         if running_job.get(None) is not None:
             raise WaitInsideTaskError(self.id)
         if not self._store.await_change(self.id, lambda: self.refresh().is_final, limit):
-            raise WaitTimeoutError(self.id, limit or 0.0)
+            raise WaitTimeoutError(self.id, limit or 0.0, self._store.why_idle())
         return self
 
     def cancel(self, reason: str = "") -> bool:

@@ -3,8 +3,10 @@ the parts. Knows no storage and no thread; everything here is data."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import Enum, IntEnum
 
+import msgspec
 from msgspec import Struct
 
 
@@ -166,8 +168,6 @@ class Outcome(Struct, frozen=True, gc=False):
     stays what it was for SNOOZE, RELEASE and INTERRUPT.
     """
 
-    __repr__ = brief
-
     claim: Claim
     verb: Verb
     at: float
@@ -176,6 +176,23 @@ class Outcome(Struct, frozen=True, gc=False):
     """RETRY, SNOOZE: when it is due again. RELEASE keeps the old moment."""
     result: bytes | None = None
     error: bytes | None = None
+
+    @property
+    def failure(self) -> Failure | None:
+        """``error``, decoded."""
+        return None if self.error is None else msgspec.json.decode(self.error, type=Failure)
+
+    def __repr__(self) -> str:
+        # Neither a result nor an error's text: see `brief`.
+        why = ""
+        with suppress(msgspec.MsgspecError):
+            why = f" ({self.failure.type})" if self.failure is not None else ""
+        again = f", due in {self.run_at - self.at:.3g} s" if self.run_at is not None else ""
+        claim = self.claim
+        return (
+            f"<Outcome of {claim.task}: {self.verb.value}{why}{again}; "
+            f"attempt {claim.attempt} of job {claim.id}>"
+        )
 
 
 class Enqueued(Struct, frozen=True, gc=False):

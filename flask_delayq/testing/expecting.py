@@ -48,6 +48,7 @@ def assert_enqueued(
     :raises AssertionError: lists what is enqueued.
     :raises TypeError: the call does not fit the task.
     """
+    __tracebackhide__ = True
     wanted = _Wanted(delayq, task, args, kwargs, queue, due_in)
     waiting = _waiting(delayq)
     found = [job for job in waiting if wanted.fits(job)]
@@ -72,6 +73,7 @@ def refute_enqueued(
 
     Parameters and errors are those of :func:`assert_enqueued`.
     """
+    __tracebackhide__ = True
     wanted = _Wanted(delayq, task, args, kwargs, queue, due_in)
     waiting = _waiting(delayq)
     found = sum(wanted.fits(job) for job in waiting)

@@ -12,7 +12,6 @@ from ..backends.base import Schedulable
 from ..clock import Clock, to_seconds
 from ..errors import SetupError
 from ..job import Outcome, Verb
-from ..serializer import decode_failure
 from .clock import FakeClock
 
 if TYPE_CHECKING:
@@ -47,6 +46,7 @@ def run_jobs(delayq: DelayQ, *, raise_errors: bool = True, limit: int | None = N
     :returns: how each run ended, in order.
     :raises AssertionError: with the tracebacks of the tasks.
     """
+    __tracebackhide__ = True
     outcomes = delayq.drain(limit)
     if raise_errors:
         _raise_failures(outcomes)
@@ -70,6 +70,7 @@ def advance(
     :raises SetupError: the app reads another clock.
     :raises AssertionError: with the tracebacks of the tasks.
     """
+    __tracebackhide__ = True
     state = delayq.state
     if state.clock is not clock:
         raise SetupError("this app reads another clock; call use_clock(delayq, clock) first")
@@ -94,13 +95,14 @@ def _nanoseconds_ahead(state: AppState) -> list[int]:
 
 
 def _raise_failures(outcomes: Iterable[Outcome]) -> None:
+    __tracebackhide__ = True
     failed = [outcome for outcome in outcomes if outcome.verb is Verb.FAIL]
     if failed:
         raise AssertionError("\n\n".join(map(_shown, failed)))
 
 
 def _shown(outcome: Outcome) -> str:
-    failure = decode_failure(outcome.error)
+    failure = outcome.failure
     head = f"job {outcome.claim.id} ({outcome.claim.task}) failed"
     if failure is None:
         return head

@@ -318,7 +318,7 @@ def test_two_apps_of_one_process_that_run_the_jobs_of_one_store_are_told(
 def test_what_is_unfavourable_here_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("flask_delayq.app_state.remarks", lambda url: [f"are stored in {url}"])
+    monkeypatch.setattr("flask_delayq.deployment_warnings.remarks", lambda url: [f"are stored in {url}"])
     _app, delayq = make_app()
     for _ in range(3):
         with running(delayq):

@@ -5,8 +5,10 @@ It must not know more of an app than such a test does.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import entry_points
@@ -17,7 +19,13 @@ import pytest
 from flask import Flask
 
 from flask_delayq import DelayQ, JobState, Retry, RetryPolicy, current_job
-from flask_delayq.errors import ArgumentError, DelayError, SetupError, TaskNotFoundError
+from flask_delayq.errors import (
+    ArgumentError,
+    DelayError,
+    SetupError,
+    TaskNotFoundError,
+    WaitTimeoutError,
+)
 from flask_delayq.testing import (
     FakeClock,
     advance,
@@ -130,6 +138,84 @@ def test_a_failed_job_fails_the_test_with_its_traceback(delayq: DelayQ) -> None:
     assert "ValueError: no two" in text
     assert 'raise ValueError(f"no {text}")' in text and "Traceback" in text
     assert ran == ["good"]
+
+
+def test_a_failed_expectation_shows_the_test_and_none_of_the_kit(
+    delayq: DelayQ, clock: FakeClock
+) -> None:
+    @delayq.task(name="broken")
+    def broken() -> None:
+        raise ValueError("no")
+
+    def failing() -> list[Callable[[], object]]:
+        return [
+            lambda: assert_enqueued(delayq, broken, count=5),
+            lambda: refute_enqueued(delayq, broken),
+            lambda: run_jobs(delayq),
+            lambda: (broken.enqueue_in(5), advance(delayq, clock, 5)),
+        ]
+
+    broken.enqueue()
+    for fail in failing():
+        with pytest.raises(AssertionError) as caught:
+            fail()
+        shown = [Path(str(entry.path)).name for entry in caught.traceback.filter(caught)]
+        assert shown and set(shown) == {"test_testing.py"}
+
+
+def test_an_outcome_reads_like_a_sentence(delayq: DelayQ) -> None:
+    @delayq.task(name="mail", max_attempts=2, backoff=[30])
+    def mail(secret: str) -> str:
+        if secret == "hunter2":
+            raise ValueError(secret)
+        return secret
+
+    good, bad = mail.enqueue("hunter3"), mail.enqueue("hunter2")
+    first, second = run_jobs(delayq)
+    assert repr(first) == f"<Outcome of mail: complete; attempt 1 of job {good.id}>"
+    assert re.fullmatch(
+        r"<Outcome of mail: retry \(ValueError\), due in [23]\d(\.\d)? s; attempt 1 of job \w+>",
+        repr(second),
+    )
+    assert bad.id in repr(second)
+    assert first.failure is None
+    assert second.failure is not None and str(second.failure) == "ValueError: hunter2"
+
+
+def test_who_waits_in_a_test_hears_that_the_test_runs_the_jobs(
+    delayq: DelayQ, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = delayq.task(name="idle")(lambda: None).enqueue()
+    with pytest.raises(WaitTimeoutError, match="by itself with DELAYQ_MODE=manual"):
+        job.wait(0)
+    delayq.state.app.testing = True
+    with pytest.raises(WaitTimeoutError, match=r"while TESTING: call run_jobs\(delayq\)"):
+        job.wait(0)
+    assert not delayq.join(0)
+    assert caplog.text == ""
+
+    def look() -> bool:  # as a job that ends in another thread
+        if caplog.text:
+            run_jobs(delayq)
+        return job.refresh().is_final
+
+    assert delayq.client.await_change(job.id, look, None)
+    assert "waiting without a limit, but nothing runs jobs by itself while TESTING" in caplog.text
+    delayq.start()
+    assert delayq.client.why_idle() == ""
+    delayq.stop()
+
+
+def test_a_test_that_uses_the_store_of_the_app_is_warned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    app = Flask(__name__, instance_path=str(tmp_path).replace("test", "t"))
+    app.config.update(TESTING=True, DELAYQ_URL="sqlite:///delayq.sqlite3")
+    delayq = DelayQ(app)
+    with pytest.warns(UserWarning, match="Set DELAYQ_URL = 'memory://'"):
+        assert delayq.state.backend.url.startswith("sqlite:")
+    assert delayq.state.backend.url.startswith("sqlite:")  # no second warning, which would be an error
 
 
 def test_without_raise_errors_the_outcomes_tell(delayq: DelayQ) -> None:

@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +18,7 @@ from types import ModuleType
 import pytest
 
 from flask_delayq import deployment_warnings
-from flask_delayq.deployment_warnings import remarks
+from flask_delayq.deployment_warnings import doubt_store_of_tests, remarks
 
 URL = "sqlite:////srv/app/delayq.sqlite3"
 
@@ -36,6 +38,26 @@ def default() -> Iterator[None]:
 
 def test_an_ordinary_place_is_not_remarked_on() -> None:
     assert list(remarks(URL)) == list(remarks("memory://")) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "doubtful"),
+    [
+        ("memory://", False),
+        (f"sqlite:///{tempfile.gettempdir()}/pytest-of-ann/jobs.sqlite3", False),
+        ("sqlite:////srv/app/instance/test.sqlite3", False),
+        ("sqlite:////srv/app/tests/data/jobs.sqlite3", False),
+        ("postgresql://localhost/shop_test", False),
+        ("sqlite:////srv/app/instance/delayq.sqlite3", True),
+        ("sqlite:////srv/latest/contest/jobs.sqlite3", True),
+        ("postgresql://localhost/shop", True),
+    ],
+)
+def test_a_store_that_was_not_chosen_for_tests_is_doubted(url: str, doubtful: bool) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        doubt_store_of_tests(url)
+    assert [str(warning.message).count(url) for warning in caught] == [1] * doubtful
 
 
 @pytest.mark.usefixtures("default")

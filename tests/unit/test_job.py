@@ -112,7 +112,6 @@ def test_the_text_of_a_record_has_sizes_and_no_contents() -> None:
     for found in (
         NewJob("j1", "pay", "mail", 1, 0.0, 0.0, SECRET),
         claim,
-        Outcome(claim, Verb.COMPLETE, 0.0, result=SECRET, error=SECRET),
         structs.replace(stored, progress=SECRET),
         ScheduleRecord("s", "pay", SECRET, "rule", "mail", 1, 0.0),
         ProcessRecord("o1", 1, "host", 0.0, 0.0, SECRET),
@@ -120,4 +119,6 @@ def test_the_text_of_a_record_has_sizes_and_no_contents() -> None:
         text = repr(found)
         assert text.startswith(type(found).__name__ + "(") and "<31 bytes>" in text
         assert "hunter2" not in text
+    outcome = Outcome(claim, Verb.COMPLETE, 0.0, result=SECRET, error=SECRET)
+    assert repr(outcome) == "<Outcome of pay: complete; attempt 1 of job j1>"
     assert "task='pay'" in repr(claim) and "claim_no=1" in repr(claim)
