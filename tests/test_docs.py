@@ -325,3 +325,30 @@ def test_the_list_of_guides_names_every_page() -> None:
     guides = ROOT / "docs" / "README.md"
     named = {(guides.parent / link).resolve() for link in links(guides)}
     assert {page for page in PAGES if page not in (README, guides)} <= named
+
+
+def cells(page: str, section: str, column: int = 0) -> list[str]:
+    """The names in code type in one column of the tables of a section."""
+    text = (ROOT / "docs" / page).read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    rows = [line.split(" | ")[column] for line in text.splitlines() if line.startswith("| `")]
+    return [name for row in rows for name in re.findall(r"`([a-z_]+)`", row)]
+
+
+def test_the_page_about_jobs_has_every_option_of_a_task() -> None:
+    from flask_delayq.options import TaskKeywords
+
+    assert sorted(cells("jobs.md", "The options of a task")) == sorted(TaskKeywords.__annotations__)
+
+
+def test_the_page_about_jobs_has_every_attribute_of_a_job() -> None:
+    from flask_delayq.handle import Job
+
+    shown = {name for name in vars(Job) if not name.startswith("_") and not callable(vars(Job)[name])}
+    assert sorted(cells("jobs.md", "Follow it")) == sorted(shown)
+
+
+def test_the_page_about_jobs_has_every_signal_with_its_keywords() -> None:
+    from flask_delayq import signals
+
+    names = [name for name in vars(signals) if name.startswith("job_")]
+    assert cells("jobs.md", "Signals")[: len(names)] == names
