@@ -14,7 +14,7 @@ from flask import Response, redirect, request, url_for
 from jinja2 import Environment, FileSystemLoader
 
 from ..app_state import current_state
-from ..console.presenting import duration, seconds_of
+from ..console.presenting import duration, seconds_of, size
 from ..texts import visible
 from .access import Access
 from .request_access import may, note_guess
@@ -78,6 +78,7 @@ def page(template: str, context: dict[str, Any], status: int = 200) -> Response:
             may=may,
             url_for=url_for,
             duration=duration,
+            size=size,
             pretty=pretty,
             since=lambda moment: now - seconds_of(moment),
         )

@@ -61,6 +61,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
+def size(number: float) -> str:
+    """Bytes as a person says them: ``"512 bytes"``, ``"4.2 MB"``, ``"80 GB"``."""
+    if number < 1000:
+        return f"{number:.0f} bytes"
+    power = 1
+    while number >= 999.5 * 1000**power and power < 4:
+        power += 1
+    part = number / 1000**power
+    unit = ("kB", "MB", "GB", "TB")[power - 1]
+    return f"{part:.1f} {unit}" if part < 9.95 else f"{part:,.0f} {unit}"
+
+
 # --- single things -------------------------------------------------------------------------------
 
 

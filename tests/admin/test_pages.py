@@ -23,6 +23,7 @@ from jinja2 import StrictUndefined
 
 from flask_delayq import DelayQ, RetryPolicy, current_job
 from flask_delayq.admin import threads
+from flask_delayq.console.presenting import size
 from flask_delayq.errors import BackendUnavailableError, JobNotFoundError
 from flask_delayq.job import NewJob, ProcessRecord
 from flask_delayq.testing import FakeClock
@@ -604,6 +605,35 @@ def test_health_tells_people_with_access_why(
         assert "dispatcher fails" in page(client, "/health", 503).text
         far = client.get("/delayq/health", environ_overrides={"REMOTE_ADDR": "203.0.113.9"})
         assert (far.status_code, far.text) == (503, "failing\n")
+
+
+def test_the_page_of_health_is_for_people(tmp_path: Path) -> None:
+    app, delayq = make_app(url=f"sqlite:///{tmp_path}/a.sqlite3")
+    app.debug = True
+    delayq.task(name="t")(lambda: None).enqueue()
+    text = page(app.test_client(), "/health").text
+    assert "\u2713 Jobs are stored" in text and "This process runs no jobs" in text
+    assert re.search(r"Free on the disk[\s\d.,]+[kMGT]B", text)
+    assert "_bytes" not in text and "Path" in text
+    delayq.state.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (9949, "9.9 kB"),
+        (57_344, "57 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (79_811_108_864, "80 GB"),
+        (5e15, "5,000 TB"),
+    ],
+)
+def test_sizes(number: float, text: str) -> None:
+    assert size(number) == text
 
 
 def test_health_notes_a_due_queue_that_nobody_serves_and_stays_well() -> None:
