@@ -244,7 +244,7 @@ def test_a_digest_sums_up_what_was_sent_since_the_last_one(
     clock.advance(60)
     delayq.drain()
     page = client.get("/digests", headers=HTML).text
-    assert re.search(r'>2</td><td[^>]*>tea, tea</td>', page)
+    assert re.search(r">2</td><td[^>]*>tea, tea</td>", page)
     clock.advance(60)
     delayq.drain()
     assert client.get("/digests", headers=HTML).text == page, "nothing was sent, so none was written"
