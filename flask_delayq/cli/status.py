@@ -24,6 +24,7 @@ from ..runtime.unknown import REMEDY
 from ..serializer import decode_rule
 from .group import delayq_commands
 from .output import relative, say, say_json, say_table
+from .unimported import unimported
 
 WATCH_EVERY = 2.0
 """Seconds between two looks of ``--watch``."""
@@ -147,6 +148,8 @@ def check(ctx: click.Context) -> None:
     say(f"tasks: {len(state.registry)}{'' if not wrong else f', {len(wrong)} of them cannot be used'}")
     for problem in wrong:
         say(f"  {problem}")
+    for path, tasks in unimported(state.name):
+        say(f"  not imported here: {path}, with {tasks} tasks; import it where the app is made")
     unusable = _unusable_schedules(state) if health.ok else []
     for problem in unusable:
         say(problem)

@@ -5,11 +5,13 @@ It must not know HTTP; real processes are in tests/acceptance.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from flask import Flask
 
 from flask_delayq import DelayQ, RetryPolicy, current_job
 from flask_delayq.cli.output import safe
+from flask_delayq.cli.unimported import unimported
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.job import Health, NewJob, ProcessRecord, ScheduleRecord
 from kit import make_app, running
@@ -635,3 +638,63 @@ def test_progress_in_show(shell: Shell) -> None:
     job = slow.enqueue()
     shell.delayq.drain()
     assert '"done": 3' in shell.says("show", job.id)
+
+
+PACKAGE = {
+    "shop/__init__.py": "from flask_delayq import DelayQ\nfrom . import known\ndelayq = DelayQ()\n",
+    "shop/known.py": "class delayq:\n    task = staticmethod(str)\n@delayq.task\ndef a(): ...\n",
+    "shop/periodic.py": "from . import delayq\n"
+    "@delayq.task(every=60)\ndef b(): ...\n@delayq.task\ndef c(): ...\n",
+    "shop/mail/tasks.py": "from .. import delayq\nclass X:\n    @delayq.task\n    def d(): ...\n",
+    "shop/celery_tasks.py": "@app.task\ndef e(): ...\n",
+    "shop/talk.py": "# about delayq and its @delayq.task\n",
+    "shop/tests/helpers.py": "@delayq.task\ndef f(): ...\n",
+    "shop/.venv/lib.py": "@delayq.task\ndef g(): ...\n",
+    "shop/broken.py": "\x00 delayq (((",
+    "alone.py": "x = 1\n",
+    "beside.py": "@delayq.task\ndef h(): ...\n",
+    "folder/inner.py": "@delayq.task\ndef i(): ...\n",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for name, text in PACKAGE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("project")
+def test_modules_with_tasks_that_nobody_imported_are_named_and_stay_so() -> None:
+    importlib.import_module("shop")
+    importlib.import_module("alone")
+    assert unimported("shop.factory") == [("shop/mail/tasks.py", 1), ("shop/periodic.py", 2)]
+    assert unimported("alone") == [("beside.py", 1)]
+    assert unimported("nobody") == unimported("sys") == []
+    assert "shop.periodic" not in sys.modules
+    importlib.import_module("shop.periodic")
+    assert unimported("shop") == [("shop/mail/tasks.py", 1)]
+
+
+@pytest.mark.usefixtures("project")
+def test_the_search_for_modules_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    importlib.import_module("shop")
+    monkeypatch.setattr("flask_delayq.cli.unimported.MOST_FILES", 1)
+    assert unimported("shop") == []
+    monkeypatch.setattr("flask_delayq.cli.unimported.MOST_FILES", 2000)
+    monkeypatch.setattr("flask_delayq.cli.unimported.MOST_SECONDS", -1.0)
+    assert unimported("shop") == []
+
+
+@pytest.mark.usefixtures("project")
+def test_check_says_which_modules_were_not_imported() -> None:
+    importlib.import_module("shop")
+    app = Flask("shop")
+    app.config.update(TESTING=True)
+    text = Shell(app, DelayQ(app)).says("check")
+    assert "not imported here: shop/periodic.py, with 2 tasks; import it where the app is made" in text
