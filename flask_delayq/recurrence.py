@@ -45,7 +45,11 @@ class Every(Struct, frozen=True, tag="every"):
         return due
 
     def __str__(self) -> str:
-        return f"every {timedelta(seconds=self.seconds)}"
+        for unit, seconds in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+            if self.seconds % seconds == 0:
+                many = int(self.seconds // seconds)
+                return f"every {unit}" if many == 1 else f"every {many} {unit}s"
+        return "every second" if self.seconds == 1 else f"every {self.seconds:.12g} seconds"
 
 
 class _BoundedCronSim(CronSim):

@@ -8,31 +8,55 @@ from typing import Any
 
 import click
 
-from ..app_state import current_state
+from ..app_state import AppState, current_state
 from ..console import presenting
+from ..console.attendance import did_you_mean
 from ..console.json_calls import JsonCall, parameters, produce, read_json, read_moment
+from ..handle import Job
+from ..ids import has_moment
 from ..job import JobQuery, JobState, Priority
 from ..task import Task
 from .group import delayq_commands
-from .output import relative, safe, say, say_json, say_table
+from .output import common_prefix, relative, safe, say, say_json, say_table
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 
+_wide = click.option("--wide", is_flag=True, help="Whole ids and names, however long the lines.")
+
+SHORT = 18
+"""Digits of an id that name its millisecond and its turn in that: enough to tell jobs apart."""
+
+NEWEST = 10_000
+"""Jobs among which the beginning of an id is looked for."""
+
 
 @delayq_commands.command("tasks")
+@_wide
 @_as_json
-def tasks(as_json: bool) -> None:
+def tasks(wide: bool, as_json: bool) -> None:
     """The registered tasks."""
     state = current_state()
     found = [_describe(task, state.settings.redact) for task in state.registry]
     if as_json:
         say_json({"tasks": found})
         return
+    prefix = "" if wide else common_prefix([one["name"] for one in found])
     say_table(
-        ("TASK", "QUEUE", "PRIORITY", "SCHEDULE", "PARAMETERS"),
-        [tuple(one[key] for key in ("name", "queue", "priority", "rule", "signature")) for one in found],
+        (_head(prefix), "QUEUE", "PRIORITY", "SCHEDULE", "PARAMETERS"),
+        [
+            (
+                one["name"][len(prefix) :],
+                *(one[key] for key in ("queue", "priority", "rule", "signature")),
+            )
+            for one in found
+        ],
         "no task is registered",
+        cut=None if wide else -1,
     )
+
+
+def _head(prefix: str) -> str:
+    return f"TASK {prefix}*" if prefix else "TASK"
 
 
 def _describe(task: Task[..., Any], redact: tuple[str, ...]) -> dict[str, Any]:
@@ -56,31 +80,76 @@ def _describe(task: Task[..., Any], redact: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--queue", help="Only of this queue.")
 @click.option("--task", help="Only of this task.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@_wide
 @_as_json
 def jobs(
-    states: tuple[str, ...], queue: str | None, task: str | None, limit: int, as_json: bool
+    states: tuple[str, ...],
+    queue: str | None,
+    task: str | None,
+    limit: int,
+    wide: bool,
+    as_json: bool,
 ) -> None:
-    """Jobs, newest first."""
-    client = current_state().client
+    """Jobs, newest first. Where an id is asked for, its beginning does."""
+    state = current_state()
+    client = state.client
     now = client.now()
     query = JobQuery(tuple(map(JobState, states)), queue, task, None, limit)
     rows = [presenting.job_row(record, now) for record in client.inspect.list(query, now=now)]
     if as_json:
         say_json({"jobs": rows})
         return
+    nothing = "no job matches"
+    if not rows and task is not None and state.registry.find(task) is None:
+        nothing += f"; no task is named {task!r} here{_like_task(state, task)}"
+    prefix = "" if wide else common_prefix([row["task"] for row in rows])
     say_table(
-        ("JOB", "TASK", "STATE", "QUEUE", "ATTEMPT", "DUE"),
+        ("JOB", _head(prefix), "STATE", "QUEUE", "ATTEMPT", "DUE"),
         [
             (
-                *(row[key] for key in ("id", "task")),
+                row["id"] if wide else _short(row["id"], rows),
+                row["task"][len(prefix) :],
                 "retrying" if row["retrying"] else row["state"],
                 *(row[key] for key in ("queue", "attempt")),
                 relative(row["run_at"], client.clock),
             )
             for row in rows
         ],
-        "no job matches",
+        nothing,
+        cut=None if wide else 1,
     )
+
+
+def _short(job_id: str, rows: list[dict[str, Any]]) -> str:
+    """The beginning of an id that the client made, if no other one in the list begins so."""
+    begin = job_id[:SHORT]
+    if not has_moment(job_id) or sum(row["id"].startswith(begin) for row in rows) > 1:
+        return job_id
+    return begin
+
+
+def _like_task(state: AppState, name: str) -> str:
+    """A hint at a task whose last word is this name, or that looks like it."""
+    names = sorted(task.name for task in state.registry)
+    ending = [one for one in names if one.rpartition(".")[2] == name]
+    return f"; did you mean {ending[0]!r}?" if ending else did_you_mean(name, names)
+
+
+def _job(state: AppState, given: str) -> Job[Any]:
+    """The job of this id, or the only one of the newest whose id begins so.
+
+    :raises JobNotFoundError: there is none.
+    """
+    job = state.client.find(given)
+    if job is not None:
+        return job
+    found = []
+    if len(given) >= 4:
+        newest = state.client.inspect.list(JobQuery(limit=NEWEST), now=state.clock.now())
+        found = [one.id for one in newest if one.id.startswith(given)]
+    if len(found) > 1:
+        raise click.ClickException(safe(f"{len(found)} jobs have an id that begins with {given!r}"))
+    return state.client.get(found[0] if found else given)
 
 
 @delayq_commands.command("show")
@@ -89,7 +158,7 @@ def jobs(
 def show(job_id: str, as_json: bool) -> None:
     """Everything about one job; secrets in its arguments are hidden."""
     state = current_state()
-    found = presenting.job_page(state, current_state().client.get(job_id).record)
+    found = presenting.job_page(state, _job(state, job_id).record)
     if as_json:
         say_json({"job": found})
         return
@@ -139,7 +208,12 @@ def enqueue(
         priority,
         job_id,
     )
-    job = produce(state.client, state.registry.get(task), call)
+    found = state.registry.find(task)
+    if found is None:
+        raise click.ClickException(
+            safe(f"no task named {task!r} is registered{_like_task(state, task)}")
+        )
+    job = produce(state.client, found, call)
     if as_json:
         row = presenting.job_row(job.record, state.clock.now())
         say_json({"job": row, "created": job.created})
@@ -151,20 +225,35 @@ def enqueue(
 
 @delayq_commands.command("cancel")
 @click.argument("job_id")
-def cancel(job_id: str) -> None:
+@_as_json
+def cancel(job_id: str, as_json: bool) -> None:
     """Cancel a waiting job, or ask a running one to stop."""
-    job = current_state().client.get(job_id)
-    if job.cancel("by hand, from the command line"):
-        say(f"{job.id} is cancelled")
-    elif job.is_final:
+    state = current_state()
+    job = _job(state, job_id)
+    before = job.state
+    cancelled = job.cancel("by hand, from the command line")
+    if not cancelled and job.is_final:
         raise click.ClickException(safe(f"job {job.id} is {job.state} already"))
+    if as_json:
+        say_json({"job": presenting.job_row(job.record, state.clock.now()), "cancelled": cancelled})
+    elif before is JobState.CANCELLED:
+        say(f"{job.id} ({job.task}) was cancelled already")
+    elif cancelled:
+        say(f"{job.id} ({job.task}) is cancelled: it was {before} and will not run")
     else:
-        say(f"{job.id} runs; it was asked to stop")
+        say(f"{job.id} ({job.task}) runs; it was asked to stop, and ends when its task looks")
 
 
 @delayq_commands.command("retry")
 @click.argument("job_id")
-def retry(job_id: str) -> None:
+@_as_json
+def retry(job_id: str, as_json: bool) -> None:
     """Let a failed or cancelled job run again, now."""
-    job = current_state().client.get(job_id).retry()
-    say(f"{job.id} is {job.state}")
+    state = current_state()
+    job = _job(state, job_id)
+    before = job.state
+    job.retry()
+    if as_json:
+        say_json({"job": presenting.job_row(job.record, state.clock.now())})
+    else:
+        say(f"{job.id} ({job.task}) was {before} and is {job.state} again")

@@ -4,6 +4,8 @@ Knows no job and no store."""
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,16 +35,69 @@ def say_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2))
 
 
-def say_table(head: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
-    """Rows under a head, each column as wide as its widest cell; ``empty`` where there are no rows."""
+WIDTH = 80
+"""Columns that a table should fit in."""
+
+NARROWEST = 12
+"""Columns that a shortened cell keeps at least."""
+
+_COLOURS = {
+    **dict.fromkeys(("failed", "failing", "dead"), "red"),
+    **dict.fromkeys(("retrying", "paused"), "yellow"),
+    **dict.fromkeys(("completed", "ok"), "green"),
+    "running": "cyan",
+}
+"""The words of a state, and how they look on a terminal."""
+
+
+def painted(text: str, word: str) -> str:
+    """The text in the colour of that word, on a terminal only; ``NO_COLOR`` says never."""
+    colour = _COLOURS.get(word)
+    return click.style(text, fg=colour) if colour and _takes_colours() else text
+
+
+def _takes_colours() -> bool:
+    return _on_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _on_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def common_prefix(names: Sequence[str]) -> str:
+    """What all dotted names begin with, up to a dot; ``""`` for a single name or none."""
+    prefix = ""
+    if len(set(names)) > 1:
+        for words in zip(*(name.split(".")[:-1] for name in names), strict=False):
+            if len(set(words)) > 1:
+                break
+            prefix += words[0] + "."
+    return prefix
+
+
+def say_table(
+    head: Sequence[str], rows: Sequence[Sequence[object]], empty: str, *, cut: int | None = None
+) -> None:
+    """Rows under a head, each column as wide as its widest cell; ``empty`` where there are no rows.
+
+    :param cut: the column whose cells are shortened where lines would be longer than :data:`WIDTH`.
+    """
     if not rows:
         say(empty)
         return
-    cells = [list(head), *([("-" if cell is None else safe(cell)) for cell in row] for row in rows)]
+    cells = [["-" if cell is None else safe(cell) for cell in line] for line in (head, *rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    if cut is not None and (surplus := sum(widths) + 2 * len(widths) - 2 - WIDTH) > 0:
+        widths[cut] = max(NARROWEST, widths[cut] - surplus)
+        for line in cells:
+            if len(line[cut]) > widths[cut]:
+                line[cut] = line[cut][: widths[cut] - 3] + "..."
     for line in cells:
-        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(padded).rstrip())
+        padded = "  ".join(
+            painted(cell, cell) + " " * (width - len(cell))
+            for cell, width in zip(line, widths, strict=True)
+        )
+        click.echo(padded.rstrip())
 
 
 def relative(moment: str | None, clock: Clock) -> str | None:

@@ -17,6 +17,9 @@ PRUNE_STEP = 500
 """Jobs deleted in one step, so that nobody waits long for the store."""
 
 
+NOT_STORED = "at the next start"
+"""When a schedule of the code begins that no process has stored yet."""
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 _force = click.option("--force", is_flag=True, help="Also a queue that nobody uses yet.")
 
@@ -95,25 +98,32 @@ def prune(older_than: float | None, as_json: bool) -> None:
 
 
 @delayq_commands.group("schedules", invoke_without_command=True)
+@click.option("--wide", is_flag=True, help="With task and queue also where they are the usual ones.")
 @_as_json
 @click.pass_context
 @with_appcontext
-def schedules(ctx: click.Context, as_json: bool) -> None:
-    """List the schedules, or change one."""
+def schedules(ctx: click.Context, wide: bool, as_json: bool) -> None:
+    """List the schedules, also those that only the code has yet, or change one."""
     if ctx.invoked_subcommand is not None:
         return
     state = current_state()
-    found = presenting.schedules(state)
+    found = presenting.schedules(state, declared=True)
     if as_json:
         say_json({"schedules": found})
         return
+    columns = {"SCHEDULE": "name", "TASK": "task", "RULE": "rule", "QUEUE": "queue"}
+    if not wide:
+        for drop in ("TASK", "QUEUE"):
+            usual = (one["name"] if drop == "TASK" else "default" for one in found)
+            if all(one[columns[drop]] == expected for one, expected in zip(found, usual, strict=True)):
+                del columns[drop]
     say_table(
-        ("SCHEDULE", "TASK", "RULE", "QUEUE", "LAST", "NEXT"),
+        (*columns, "LAST", "NEXT"),
         [
             (
-                *(one[key] for key in ("name", "task", "rule", "queue")),
+                *(one[key] for key in columns.values()),
                 relative(one["last_due"], state.clock),
-                "paused" if one["paused"] else relative(one["next_due"], state.clock),
+                "paused" if one["paused"] else relative(one["next_due"], state.clock) or NOT_STORED,
             )
             for one in found
         ],

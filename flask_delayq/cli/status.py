@@ -23,15 +23,18 @@ from ..runtime.peers import living
 from ..runtime.unknown import REMEDY
 from ..serializer import decode_rule
 from .group import delayq_commands
-from .output import relative, say, say_json, say_table
+from .output import painted, relative, say, say_json, say_table
 from .unimported import unimported
 
 WATCH_EVERY = 2.0
 """Seconds between two looks of ``--watch``."""
 
 
+_as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+
+
 @delayq_commands.command("status")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@_as_json
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
 @click.pass_context
 def status(ctx: click.Context, as_json: bool, watch: bool) -> None:
@@ -64,7 +67,8 @@ def _say(state: AppState, found: View, as_json: bool) -> None:
 
 def _say_status(state: AppState, found: View) -> None:
     clock = state.clock
-    say(f"{found['status']}{': ' + found['reason'] if found['reason'] else ''}")
+    click.echo(painted(found["status"], found["status"]), nl=False)
+    say(f": {found['reason']}" if found["reason"] else "")
     say(f"store {found['store']['url']}, mode {found['mode']}")
     for note in found["notes"]:
         say(f"note: {note}")
@@ -101,12 +105,22 @@ def _say_status(state: AppState, found: View) -> None:
 
 
 def _say_processes(state: AppState, processes: list[View]) -> None:
+    hosts = ["HOST"] if len({one["host"] for one in processes}) > 1 else []  # seldom, and long
     say_table(
-        ("PROCESS", "HOST", "ROLE", "QUEUES", "BUSY", "LATE P50", "LATE P99", "SEEN"),
+        (
+            "PROCESS",
+            *hosts,
+            "ROLE",
+            "QUEUES",
+            "BUSY",
+            "LATE P50",
+            "LATE P99",
+            "SEEN",
+        ),
         [
             (
                 f"{one['pid']}{'' if one['alive'] else ' (dead)'}",
-                one["host"],
+                *([one["host"]] if hosts else []),
                 one["role"],
                 served(one),
                 f"{one['busy']} of {one['workers']}",
@@ -123,47 +137,71 @@ _LATENESS = ("lateness_p50", "lateness_p99")
 
 
 @delayq_commands.command("threads")
-def threads() -> None:
+@_as_json
+def threads(as_json: bool) -> None:
     """The processes that run jobs, and how busy their workers are.
 
     Live stacks exist only inside a process: it shows its own at /delayq/threads.
     """
     state = current_state()
-    _say_processes(state, presenting.processes(state))
+    found = presenting.processes(state)
+    if as_json:
+        say_json({"processes": found, "stacks": f"{state.settings.url_prefix}/threads"})
+        return
+    _say_processes(state, found)
     say(f"live stacks: ask a serving process over HTTP, {state.settings.url_prefix}/threads")
 
 
 @delayq_commands.command("check")
+@_as_json
 @click.pass_context
-def check(ctx: click.Context) -> None:
+def check(ctx: click.Context, as_json: bool) -> None:
     """Read the configuration, open the store, look at every task. Exit code 0 if all is well."""
     state = current_state()
-    settings = state.settings
-    say(f"configuration: ok (mode {state.mode}, {settings.workers} workers)")
     health = state.backend.health()
+    wrong = _wrong_tasks(state)
+    forgotten = unimported(state.name)
+    unusable = _unusable_schedules(state) if health.ok else []
+    books = state.backend.audit() if health.ok and isinstance(state.backend, Inspectable) else []
+    unserved = presenting.unserved(state) if health.ok else ""
+    problems = [*wrong, *unusable, *books, *filter(None, [unserved])]
+    ok = health.ok and not problems
+    if as_json:
+        store = {"url": state.backend.url, "ok": health.ok, "reason": health.reason, **health.facts}
+        say_json(
+            {
+                "ok": ok,
+                "mode": state.mode,
+                "workers": state.settings.workers,
+                "store": store,
+                "notes": [*health.notes, _survival(state)],
+                "tasks": len(state.registry),
+                "problems": problems,
+                "not_imported": dict(forgotten),
+                "launch": launch.describe(),
+            }
+        )
+        ctx.exit(0 if ok else 1)
+    say(f"configuration: ok (mode {state.mode}, {state.settings.workers} workers)")
     say(f"store: {state.backend.url}: {'ok' if health.ok else health.reason}")
     for note in (*health.notes, _survival(state)):
         say(f"  {note}")
-    wrong = _wrong_tasks(state)
     say(f"tasks: {len(state.registry)}{'' if not wrong else f', {len(wrong)} of them cannot be used'}")
     for problem in wrong:
         say(f"  {problem}")
-    for path, tasks in unimported(state.name):
+    for path, tasks in forgotten:
         say(f"  not imported here: {path}, with {tasks} tasks; import it where the app is made")
-    unusable = _unusable_schedules(state) if health.ok else []
     for problem in unusable:
         say(problem)
     _say_sharing(state)
-    books = state.backend.audit() if health.ok and isinstance(state.backend, Inspectable) else []
     if books:
         say(f"jobs: {len(books)} things do not add up in the store")
     for problem in books:
         say(f"  {problem}")
-    say(f"launch: {launch.describe()}")
-    unserved = presenting.unserved(state) if health.ok else ""
     if unserved:
         say(unserved)
-    ctx.exit(0 if health.ok and not (wrong or unusable or books or unserved) else 1)
+    say(f"launch: {launch.describe()}")
+    ctx.exit(0 if ok else 1)
 
 
 def _say_sharing(state: AppState) -> None:

@@ -24,6 +24,7 @@ from ..job import (
 )
 from ..runtime.peers import Peer, living
 from ..serializer import decode, decode_failure, decode_object, decode_rule
+from ..task import Task
 from ..texts import without_password
 from . import attendance
 from .redacting import Redaction
@@ -265,11 +266,35 @@ def queues(state: AppState) -> list[View]:
     return [queue_row(queue, now) for queue in state.client.inspect.queues(now=now)]
 
 
-def schedules(state: AppState) -> list[View]:
-    """All schedules, by name; none where the backend keeps none."""
+def schedules(state: AppState, *, declared: bool = False) -> list[View]:
+    """All schedules, by name; none where the backend keeps none.
+
+    :param declared: also those in the code that no process has stored yet, with ``next_due`` ``None``.
+    """
     backend = state.backend
-    found = backend.schedules() if isinstance(backend, Schedulable) else []
-    return [schedule_row(schedule) for schedule in found]
+    if not isinstance(backend, Schedulable):
+        return []
+    found = [schedule_row(schedule) for schedule in backend.schedules()]
+    if declared:
+        stored = {one["name"] for one in found}
+        for task in state.registry:
+            if task.declared.rule is not None and task.name not in stored:
+                found.append(_of_the_code(task))
+    return sorted(found, key=lambda one: str(one["name"]))
+
+
+def _of_the_code(task: Task[..., Any]) -> View:
+    return {
+        "name": task.name,
+        "task": task.name,
+        "rule": str(task.declared.rule),
+        "queue": task.declared.queue,
+        "priority": _priority(int(task.declared.priority)),
+        "paused": False,
+        "from_code": True,
+        "next_due": None,
+        "last_due": None,
+    }
 
 
 def health(state: AppState, *, probe: bool = True) -> View:

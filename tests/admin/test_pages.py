@@ -741,9 +741,9 @@ def test_the_overview_has_everything_at_a_glance(client: FlaskClient, delayq: De
     assert found["healthy"] is True
     assert found["counts"] == delayq.counts()
     assert [queue["name"] for queue in found["queues"]] == ["default"]
-    assert found["schedules"][0]["rule"] == "every 0:01:00"
+    assert found["schedules"][0]["rule"] == "every minute"
     text = page(client, "/").text
-    for word in ("scheduled", "completed", "default", "every 0:01:00", "No process runs jobs"):
+    for word in ("scheduled", "completed", "default", "every minute", "No process runs jobs"):
         assert word in text
 
 

@@ -93,7 +93,7 @@ def test_property_no_occurrence_is_skipped_just_before_it(seconds: float, turn: 
 @pytest.mark.parametrize("every", [timedelta(minutes=5), 300, 300.0])
 def test_every_takes_seconds_or_a_timedelta(every: Any) -> None:
     assert make_rule(every=every) == Every(300.0)
-    assert str(make_rule(every=every)) == "every 0:05:00"
+    assert str(make_rule(every=every)) == "every 5 minutes"
 
 
 def test_the_shortest_interval_is_the_edge() -> None:
