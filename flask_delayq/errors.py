@@ -40,8 +40,8 @@ class TaskNotFoundError(DelayQError, LookupError):
     """
 
     def __init__(self, name: str, suggestions: Sequence[str] = ()) -> None:
-        hint = f"; did you mean {suggestions[0]!r}?" if suggestions else ""
-        super().__init__(f"no task named {name!r} is registered{hint}")
+        asked = f"did you mean {suggestions[0]!r}?" if suggestions else "is its module imported?"
+        super().__init__(f"no task named {name!r} is registered; {asked}")
         self.name = name
         self.suggestions: tuple[str, ...] = tuple(suggestions)
 

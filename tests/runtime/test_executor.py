@@ -28,7 +28,7 @@ from msgspec import structs
 from flask_delayq.backends import open_backend
 from flask_delayq.client import Client
 from flask_delayq.config import Settings
-from flask_delayq.errors import ArgumentError
+from flask_delayq.errors import ArgumentError, JobFailedError
 from flask_delayq.job import Claim, Failure, Outcome, ProcessRecord, StoredState, Verb
 from flask_delayq.options import declare_task
 from flask_delayq.retry import RETRIES_ON_REQUEST, Cancel, Fail, Retry, RetryPolicy, Snooze, Steer
@@ -627,6 +627,24 @@ def test_arguments_that_do_not_fit_are_looked_at_again_ever_more_rarely(bench: B
         bench.clock.advance(pauses[-1])
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
     assert bench.execute(foreign_claim(bench, 501, "mail", b"{}")).verb is Verb.FAIL
+
+
+def test_receivers_hear_why_a_job_failed_whose_arguments_never_fitted(bench: Bench) -> None:
+    heard: list[BaseException] = []
+
+    def receive(sender: Any, error: BaseException, **more: Any) -> None:
+        heard.append(error)
+
+    bench.task(lambda x: x, name="mail")
+    claim = foreign_claim(bench, 1, "mail", b"{}")
+    with job_failed.connected_to(receive):
+        bench.execute(claim)
+        bench.clock.advance(PATIENCE)
+        assert bench.execute(claim).verb is Verb.FAIL
+        bench.signal_sender.tell_end(bench.ended)
+        bench.signal_sender.turn(bench.clock.now())
+    (error,) = heard
+    assert isinstance(error, JobFailedError) and str(error.error).startswith("ArgumentError: ")
 
 
 @pytest.mark.parametrize("tasks", [{"mail": "another version"}, None], ids=["tells", "tells nothing"])
