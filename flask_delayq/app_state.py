@@ -14,7 +14,7 @@ from flask import current_app
 from msgspec import structs
 
 from . import deployment_warnings, launch
-from .at_exit import drain_at_exit
+from .at_exit import all_running, drain_at_exit
 from .backends import ENGINE_SETTINGS, open_backend, options_for
 from .backends.base import Backend
 from .client import Client
@@ -219,15 +219,15 @@ class AppState:
                 lambda: self._ended(runtime),
                 self.name,
             )
-            if self.supervisor is not None:
+            if self.supervisor is not None and not self.supervisor.has_ended:
                 self._earlier.append(self.supervisor)
             self.supervisor = runtime
-            drain_at_exit(self)
             try:
+                drain_at_exit(self)
                 runtime.start()
             except BaseException as error:
-                self.supervisor = None
                 self._why_not_started = f"{type(error).__name__}: {error}"
+                runtime.stop(0.0)  # also one that was started: nobody knows of it
                 raise
             self._why_not_started = None
             client.runner = runtime.dispatcher
@@ -242,7 +242,7 @@ class AppState:
             self._remarked = True
             for remark in deployment_warnings.remarks(url):
                 _log.warning("the jobs of %s %s", self.name, remark)
-        beside = [state for state in list(_states) if state is not self and state._runs_jobs_of(url)]
+        beside = [one for one in all_running() if one is not self and one.runs_jobs_of(url)]
         if beside and not url.startswith("memory:"):
             _log.warning(
                 "%d app objects of this process run the jobs of %s, each with DELAYQ_WORKERS threads "
@@ -251,7 +251,7 @@ class AppState:
                 url,
             )
 
-    def _runs_jobs_of(self, url: str) -> bool:
+    def runs_jobs_of(self, url: str) -> bool:
         supervisor = self.supervisor
         if supervisor is None or not supervisor.is_running:
             return False

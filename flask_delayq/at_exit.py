@@ -19,6 +19,7 @@ class Stoppable(Protocol):
 
     @property
     def drain_timeout(self) -> float: ...
+    def runs_jobs_of(self, url: str) -> bool: ...
     def begin_no_more(self) -> None: ...
     def stop(self, timeout: float) -> bool: ...
 
@@ -44,9 +45,15 @@ def drain_at_exit(what: Stoppable) -> None:
         _stop_all()
 
 
+def all_running() -> list[Stoppable]:
+    """Everything that was started and is still there."""
+    with _lock:  # who goes through the set must not find it growing
+        return list(_running)
+
+
 def _stop_all() -> None:
     """Stop everything; together they get as long as the most patient one."""
-    running = list(_running)
+    running = all_running()
     if not running:
         return
     clock = running[0].clock

@@ -135,11 +135,12 @@ def reason_against_threads() -> str | None:
         return "uWSGI runs without threads; start it with --enable-threads"
     if uwsgi.will_be_green():
         return GREEN.format("gevent")
-    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    for library, is_patched in (
-        ("gevent", gevent is not None and gevent.is_module_patched("threading")),
-        ("eventlet", eventlet is not None and eventlet.is_monkey_patched("thread")),
+    for library, module, question, threads in (
+        ("gevent", "gevent.monkey", "is_module_patched", "threading"),
+        ("eventlet", "eventlet.patcher", "is_monkey_patched", "thread"),
     ):
-        if is_patched:
+        # Another thread may be importing it: then it lacks the function, and has patched nothing yet.
+        is_patched = getattr(sys.modules.get(module), question, None)
+        if is_patched is not None and is_patched(threads):
             return GREEN.format(library)
     return None

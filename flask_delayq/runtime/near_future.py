@@ -4,7 +4,7 @@ Knows the store's questions about due moments; claims nothing and decides nothin
 The wheel is filled from three sources, so that a delayed job costs the store its claim and no question:
 
     jobs that this process stores      ``expect``, from any thread
-    jobs stored before it began        ``refill``, page by page, half an hour at least ahead
+    jobs stored before it began        ``refill``, page by page, half of the horizon at least ahead
     jobs that other processes store    ``look``, once a second and after each ring: the store's next due
                                        moment, under the key ``NEXT``, if the wheel has none so early
 
@@ -109,12 +109,15 @@ class NearFuture:
     def look(self, now: float) -> bool:
         """Ask the store for its next due moment; True if something is due now."""
         due = self._backend.next_due(self._queues, owner=self._owner, tasks=self._foreign_tasks.tasks)
+        before = self._wheel.due(NEXT)
+        if due == before and due is not None and due > now:
+            return False
         self._wheel.cancel(NEXT)
         if due is None or due <= now:
             return due is not None
         known = self.next_due()
-        # Later than the next look it need not be known.
-        if due <= now + SAFETY and (known is None or due < known):
+        # Later than the next look it need not be known. What was just cancelled is known for a while.
+        if due <= now + SAFETY and (known is None or due < known or known == before):
             self._wheel.add(NEXT, due)
         return False
 

@@ -34,7 +34,6 @@ from ..job import Outcome, ProcessRecord, Verb
 from ..task import TaskRegistry
 from .dispatcher import Dispatcher
 from .executor import Executor
-from .foreign_tasks import ForeignTasks
 from .held import HeldClaims
 from .identity import WORKER, describe
 from .loop import Loop
@@ -43,6 +42,7 @@ from .near_future import SAFETY
 from .recorder import Recorder
 from .renewer import Renewer
 from .signal_sender import SignalSender
+from .troubles import troubles
 from .unknown import UnknownTasks
 from .workers import Workers
 
@@ -50,10 +50,7 @@ _log = logging.getLogger(__name__)
 
 TIDYING = 1.2
 """Seconds after the drain for writing outcomes and ending threads; with the half second of retiring a
-stop takes less than two beyond its deadline."""
-
-STALLED_AFTER = 30.0
-"""Seconds without a finished turn after which a loop that should turn counts as stalled."""
+stop takes two or so beyond its deadline, and a little more while others keep the store locked."""
 
 
 class Supervisor:
@@ -90,7 +87,7 @@ class Supervisor:
         self._on_end = on_end
         self._state = "new"
         self._lock = threading.RLock()
-        self._stops = threading.RLock()  # reentrant: signal handlers may be in more of a hurry
+        self._stops: Any = threading.RLock()  # reentrant: signal handlers may be in more of a hurry
         self.claims = HeldClaims()
         self.signal_sender = SignalSender(
             backend, sender, scope, clock, lambda: self._telling.wake(), self._retire_if_done
@@ -110,7 +107,10 @@ class Supervisor:
         self.dispatcher = Dispatcher(backend, settings, clock, self.owner, *parts)
         renewer = Renewer(backend, clock, self.owner, lease, self.claims, self.dispatcher.ring)
         self._maintenance = self._make_maintenance(registry, renewer)
-        self._unknown = self._make_unknown(executor.foreign_tasks)
+        foreign = executor.foreign_tasks
+        self._unknown = UnknownTasks(
+            backend, foreign, settings, clock, self.owner, self.signal_sender.tell
+        )
         self._doorbell: Doorbell | None = None
         self._dispatching = Loop("dispatcher", self._dispatch, clock)
         self._recording = Loop("recorder", self._record, clock)
@@ -133,10 +133,6 @@ class Supervisor:
             self._ready,
             self.dispatcher.ring,
         )
-
-    def _make_unknown(self, strangers: ForeignTasks) -> UnknownTasks:
-        tell = self.signal_sender.tell
-        return UnknownTasks(self._backend, strangers, self.settings, self._clock, self.owner, tell)
 
     @property
     def loops(self) -> tuple[Loop, ...]:
@@ -180,6 +176,15 @@ class Supervisor:
         return self._state == "running"
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing goes on any more, and the owner has withdrawn."""
+        return self._state == "ended"
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self.claims.working or self.recorder.backlog)
+
+    @property
     def is_idle(self) -> bool:
         """Whether no job is in the hands of this runtime: none waits, runs or is to be written."""
         return self.claims.is_idle
@@ -206,16 +211,20 @@ class Supervisor:
         :returns: True if every job had ended and the store has how.
         """
         deadline = self._clock.monotonic() + timeout
-        self._move("ended", "new")
+        if self._move("ended", "new"):
+            self._on_end()
         self.begin_no_more()
-        if self._stops.acquire(timeout=max(timeout, 0.0) + 2.0):
-            try:
+        try:
+            if self._stops.acquire(timeout=max(timeout, 0.0) + 2.0):
                 if self._move("stopping", "closing", "stopping"):
                     self._stop(deadline)
+                else:
+                    self._await_the_rest(deadline)
                 self._retire_if_done()
-            finally:
+        finally:
+            if self._stops._is_owned():  # whatever was thrown in between
                 self._stops.release()
-        return not (self.claims.working or self.recorder.backlog)
+        return self.has_ended or (self._state == "stopped" and not self._is_busy)
 
     def _stop(self, deadline: float) -> None:
         end = deadline + TIDYING
@@ -242,6 +251,12 @@ class Supervisor:
         self._workers.on_end = self._retire_if_done
         self._move("stopped", "stopping")
 
+    def _await_the_rest(self, deadline: float) -> None:
+        """Of a stop whose deadline has passed: let what went on beyond it end by this one."""
+        if self._state == "stopped":
+            self.pool.join(lambda: deadline - self._clock.monotonic())
+            self.recorder.await_empty(deadline + TIDYING - self._clock.monotonic())
+
     def _give_back(self) -> None:
         self.dispatcher.release(self.claims.withdraw(float("inf")))
 
@@ -257,13 +272,12 @@ class Supervisor:
         loops that kept its claim alive, and withdraw."""
         if self._state != "stopped":
             return
-        with self._lock:
-            # In the order in which an end passes through them; each hands on before it lets go.
-            done = not (self.claims.working or self.recorder.backlog or self.signal_sender.backlog)
-            if self._state != "stopped" or not done:
-                return
-            self._state = "ended"
         try:
+            with self._lock:
+                # In the order in which an end passes through them; each hands on before it lets go.
+                if self._is_busy or self.signal_sender.backlog or self._state != "stopped":
+                    return
+                self._state = "ended"
             self._retire()
         except BaseException:
             self._move("stopped", "ended")
@@ -285,9 +299,8 @@ class Supervisor:
     def _join(self, *loops: Loop, until: float) -> None:
         for loop in loops:
             thread = self._threads.get(loop.name)
-            if thread is None or thread.ident is None:
-                continue  # not begun yet; it will find that there is nothing to do
-            if thread is not threading.current_thread():
+            # One that has not begun yet will find that there is nothing to do.
+            if thread and thread.ident and thread is not threading.current_thread():
                 thread.join(max(0.0, until - self._clock.monotonic()))
 
     # --- the turns that are ours -----------------------------------------------------------------
@@ -319,9 +332,7 @@ class Supervisor:
             try:
                 self._make_thread(loop).start()
             except RuntimeError:
-                self._threads[loop.name] = (
-                    thread  # there is none at the moment: the next turn asks again
-                )
+                self._threads[loop.name] = thread  # none is to be had: the next turn asks again
                 raise
 
     def _ready(self) -> None:
@@ -383,16 +394,6 @@ class Supervisor:
 
     def troubles(self) -> list[str]:
         """Why this runtime does not progress, in words; empty while it does."""
-        troubles: list[str] = []
+        turning = (self._dispatching, self._maintaining)
         now = self._clock.monotonic()
-        for loop in self.loops:
-            if loop.failing:
-                troubles.append(f"{loop.name} fails: {loop.failing}")
-            elif loop in (self._dispatching, self._maintaining):
-                if now - loop.turned_at > STALLED_AFTER:
-                    troubles.append(f"{loop.name} has not turned for {now - loop.turned_at:.0f} s")
-        if self.recorder.is_full:
-            troubles.append(f"{self.recorder.backlog} outcomes wait to be recorded")
-        if stuck := self.signal_sender.at_work(STALLED_AFTER):
-            troubles.append(f"{self.signal_sender.backlog} signals wait to be sent: {stuck}")
-        return troubles
+        return troubles(self.loops, turning, self.recorder, self.signal_sender, now)

@@ -47,14 +47,14 @@ class UnknownTasks:
     def __init__(
         self,
         backend: Backend,
-        strangers: ForeignTasks,
+        foreign_tasks: ForeignTasks,
         settings: Settings,
         clock: Clock,
         owner: str,
         tell: Callable[..., None],
     ) -> None:
         self._backend = backend
-        self._foreign_tasks = strangers
+        self._foreign_tasks = foreign_tasks
         self._settings = settings
         self._timeout = settings.unknown_task_timeout
         self._clock = clock

@@ -34,10 +34,19 @@ from backends.conformance import (
     take_one,
 )
 from flask_delayq.backends import open_backend
-from flask_delayq.backends.memory import MemoryBackend, rows
+from flask_delayq.backends.memory import MemoryBackend, rows, schedules
 from flask_delayq.backends.memory.rows import Line
 from flask_delayq.errors import BackendUnavailableError, ConfigurationError
-from flask_delayq.job import Claim, ClaimFor, JobQuery, JobState, Outcome, Verb
+from flask_delayq.job import (
+    Claim,
+    ClaimFor,
+    JobQuery,
+    JobState,
+    NewJob,
+    Outcome,
+    ScheduleRecord,
+    Verb,
+)
 from flask_delayq.testing import FakeClock
 
 _numbers = itertools.count()
@@ -279,3 +288,27 @@ def test_a_verb_that_is_cut_off_loses_no_job(name: str) -> None:
         if not struck:
             assert point > 5
             break
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_occurrence_that_is_cut_off_is_taken_once(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    clock = FakeClock()
+    backend: Any = open_backend("memory://", clock=clock)
+    now = clock.now()
+    schedule = ScheduleRecord("s", "work", b"{}", b"{}", "default", 1, now)
+    stored = backend.put_schedule(schedule)
+    enqueue = schedules._enqueue
+
+    def cut(*args: Any) -> Any:
+        if when == "after":
+            enqueue(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(schedules, "_enqueue", cut)
+    with pytest.raises(KeyboardInterrupt):
+        backend.fire(stored, NewJob("a", "work", "default", 1, now, now, b"{}"), next_due=now + 60)
+    monkeypatch.undo()
+    (again,) = backend.schedules()
+    backend.fire(stored, NewJob("b", "work", "default", 1, now, now, b"{}"), next_due=now + 60)
+    assert again.next_due == (now + 60 if when == "after" else now)
+    assert [job.id for job in backend.list(JobQuery(), now=now)] == ["a" if when == "after" else "b"]

@@ -562,3 +562,32 @@ def test_a_fork_does_not_mark_for_its_parent(path):
             dies.wait(5)
         rescued = backend.rescue(now=time.time(), max_rescues=3)
     assert {one.id: one.rescues for one in rescued} == {mine: 1, other: 0}
+
+
+def test_a_fork_waits_for_a_file_that_is_being_made(backend, monkeypatch):
+    """Its descriptor would be the child's as well, and nobody there would close it."""
+    begun, go_on, forked = threading.Event(), threading.Event(), threading.Event()
+    reserve = marks._reserve
+
+    def reserve_slowly(descriptor):
+        begun.set()
+        assert go_on.wait(10)
+        reserve(descriptor)
+
+    def fork():
+        backend._marks.before_fork(10)
+        forked.set()
+        backend._marks.after_fork_in_parent()
+
+    monkeypatch.setattr(marks, "_reserve", reserve_slowly)
+    making = threading.Thread(target=announce, args=(backend, "slow"))
+    making.start()
+    assert begun.wait(5)
+    forking = threading.Thread(target=fork)
+    forking.start()
+    assert not forked.wait(0.1)
+    go_on.set()
+    assert forked.wait(5)
+    for thread in (making, forking):
+        thread.join(5)
+    backend.withdraw("slow")

@@ -483,3 +483,11 @@ assert fork(lambda: None) == 0
 assert len(watchers()) == 1
 leave.set()
 """)
+
+
+@pytest.mark.parametrize("module", ["gevent.monkey", "eventlet.patcher"])
+def test_a_library_that_another_thread_is_importing_has_patched_nothing_yet(
+    monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    fake_module(monkeypatch, module)
+    assert proofs.reason_against_threads() is None

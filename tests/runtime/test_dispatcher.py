@@ -490,3 +490,33 @@ def test_a_job_handed_over_behind_a_long_one_lets_the_dispatcher_turn_in_time(pa
     task.enqueue()
     assert parts.woken == woken + 1
     assert parts.turn() <= UNSTARTED_LIMIT + 1e-6
+
+
+def test_a_second_look_keeps_what_the_store_named(parts: Parts) -> None:
+    """Beside a job of this process that is due later, in the same slot of the wheel."""
+    parts.client.runner = parts.dispatcher
+    parts.turn()
+    start, task = parts.clock.now(), parts.task()
+    task.enqueue_in(40)
+    parts.client.runner = None
+    job = task.enqueue_in(0.8)  # as if another process had stored it
+    for _ in range(3):
+        parts.dispatcher.ring()
+        parts.turn()
+        parts.clock.advance(0.1)
+    assert run_until(parts, start + 0.801) == [job.id]
+
+
+def test_what_the_store_named_may_move_to_a_later_moment(parts: Parts) -> None:
+    parts.client.runner = parts.dispatcher
+    parts.turn()
+    start, task = parts.clock.now(), parts.task()
+    task.enqueue_in(40)
+    parts.client.runner = None
+    first, second = task.enqueue_in(0.5), task.enqueue_in(0.8)
+    parts.dispatcher.ring()
+    parts.turn()
+    parts.backend.cancel(first.id, now=start)
+    parts.dispatcher.ring()
+    parts.turn()
+    assert run_until(parts, start + 0.801) == [second.id]

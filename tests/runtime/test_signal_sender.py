@@ -18,7 +18,7 @@ from flask import Flask, current_app, g
 
 from flask_delayq import Cancel, DelayQ, JobState, Retry, Snooze, current_job, signals
 from flask_delayq.job import Claim
-from flask_delayq.runtime import signal_sender, supervisor
+from flask_delayq.runtime import signal_sender, troubles
 from flask_delayq.signals import Signal, job_cancelled, job_completed, job_failed, job_retried
 from flask_delayq.testing.faults import Fault, install
 from kit import make_app
@@ -224,7 +224,7 @@ def test_a_receiver_that_does_not_return_holds_up_no_job(
 ) -> None:
     """What it cannot keep up with is dropped, and the log and the health name it."""
     monkeypatch.setattr(signal_sender, limit, 20 if limit == "NEWS_LIMIT" else 20 * 5000)
-    monkeypatch.setattr(supervisor, "STALLED_AFTER", 0.0)
+    monkeypatch.setattr(troubles, "STALLED_AFTER", 0.0)
     _app, delayq = make_app(workers=1)
     inside, go_on = threading.Event(), threading.Event()
     heard: list[int] = []

@@ -63,10 +63,15 @@ class MemorySchedules(Schedulable):
                 return None
             if (known.generation, known.next_due) != (schedule.generation, schedule.next_due):
                 return None
-            answer = None if job is None else _enqueue(store, job)
             moved = changed(known, last_due=known.next_due, next_due=next_due)
             store.schedules[known.name] = moved
-            return answer
+            try:
+                return None if job is None else _enqueue(store, job)
+            except BaseException as error:
+                # After Ctrl-C the occurrence is taken if its job is stored, and only then.
+                if isinstance(error, JobConflictError) or job is None or job.id not in store.rows:
+                    store.schedules[known.name] = known
+                raise
 
 
 def _kept(

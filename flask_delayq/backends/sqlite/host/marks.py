@@ -29,12 +29,14 @@ import logging
 import mmap
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from struct import Struct
 
 from ....job import Claim, Outcome, Verb
+from ...nesting import is_held_here
 from . import folders, forking
 from .boots import UNKNOWN_BOOT
 
@@ -81,6 +83,7 @@ class Marks:
         self._no_boot = boot.startswith(UNKNOWN_BOOT)
         self._tables: dict[str, _Table | None] = {}
         """By owner; ``None``: it has no marks, for good."""
+        self._making = threading.RLock()  # no fork comes while a file is open that is not in a table yet
         forking.watch(self)
 
     # --- of this process -----------------------------------------------------------------------------
@@ -96,7 +99,8 @@ class Marks:
             return
         try:
             folders.make_own(self._folder, self._store)
-            self._tables[owner] = _Table(self._path(owner), self._header())
+            with self._making:
+                self._tables[owner] = _Table(self._path(owner), self._header())
         except (OSError, ValueError) as error:
             _log.warning(
                 "it cannot be kept in %s which jobs of this process have begun (%s): if it dies,"
@@ -118,11 +122,12 @@ class Marks:
         unnamed = f"{path}.new"
         try:
             folders.make_own(self._folder, self._store)
-            new = _Table(unnamed, self._header(), path)
+            with self._making:
+                new = _Table(unnamed, self._header(), path)
+                new.before = old
+                self._tables[owner] = new
         except (OSError, ValueError):
             return  # the next announcement tries again
-        new.before = old
-        self._tables[owner] = new
         for entry in old.entries():
             new.mark(entry)
             if not old.has(entry):
@@ -226,13 +231,17 @@ class Marks:
     # --- forks -----------------------------------------------------------------------------------------
 
     def before_fork(self, timeout: float) -> None:
-        """Nothing: what is mapped may be inherited."""
+        """Wait for a file that is being made; what is mapped may be inherited."""
+        self._making.acquire(timeout=timeout)
 
     def after_fork_in_parent(self) -> None:
-        """Nothing, likewise."""
+        """Files may be made again."""
+        if is_held_here(self._making):
+            self._making.release()
 
     def after_fork_in_child(self) -> None:
         """The runs are the parent's, and so are their marks."""
+        self._making = threading.RLock()
         self._tables = {}
 
 

@@ -1,0 +1,38 @@
+"""Why a runtime does not progress, in words for ``/health`` and the log.
+Knows the parts by what they tell of themselves; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from .loop import Loop
+from .recorder import Recorder
+from .signal_sender import SignalSender
+
+STALLED_AFTER = 30.0
+"""Seconds without a finished turn after which a loop that should turn counts as stalled."""
+
+
+def troubles(
+    loops: Collection[Loop],
+    turning: Collection[Loop],
+    recorder: Recorder,
+    signal_sender: SignalSender,
+    now: float,
+) -> list[str]:
+    """One sentence for each trouble; empty while there is none.
+
+    :param turning: those of the loops that turn about once a second, whatever happens.
+    :param now: monotonic moment.
+    """
+    found: list[str] = []
+    for loop in loops:
+        if loop.failing:
+            found.append(f"{loop.name} fails: {loop.failing}")
+        elif loop in turning and now - loop.turned_at > STALLED_AFTER:
+            found.append(f"{loop.name} has not turned for {now - loop.turned_at:.0f} s")
+    if recorder.is_full:
+        found.append(f"{recorder.backlog} outcomes wait to be recorded")
+    if stuck := signal_sender.at_work(STALLED_AFTER):
+        found.append(f"{signal_sender.backlog} signals wait to be sent: {stuck}")
+    return found
