@@ -236,7 +236,7 @@ class Dispatcher:
         self._reservations.end(reserved)
         held = [HeldClaim(claim, values, since, claim.leased_at) for claim, values in claims]
         self._give(reserved.slots, held)
-        if held and self._pool.busy > self._pool.size:  # perhaps it waits behind a long job
+        if self._pool.busy > self._pool.size:  # perhaps it waits behind a long job
             self._turn_by(self._clock.now() + UNSTARTED_LIMIT)
 
     def expect(self, jobs: Sequence[tuple[str, float]]) -> None:

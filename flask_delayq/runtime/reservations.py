@@ -3,6 +3,8 @@ Knows the pool and the held claims as numbers; runs nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..clock import Clock
 from ..job import ClaimFor
 from .held import HeldClaim, HeldClaims
@@ -27,6 +29,8 @@ class Reservations:
         self._clock = clock
         self._longest = longest
         self._under_way: set[ClaimFor] = set()
+        self.end: Callable[[ClaimFor], None] = self._under_way.discard
+        """A reservation's places are used or given back by now."""
         self._count_at = float("-inf")  # monotonic
 
     def begin(self, owner: str, lease: float, jobs: int) -> ClaimFor | None:
@@ -37,10 +41,6 @@ class Reservations:
         reserved = ClaimFor(owner, lease, places, self._clock.monotonic())
         self._under_way.add(reserved)
         return reserved
-
-    def end(self, reserved: ClaimFor) -> None:
-        """Its places are used or given back by now."""
-        self._under_way.discard(reserved)
 
     def count(self) -> None:
         """Compare the places that are taken with what takes them, once a second, and make good for those

@@ -4,9 +4,11 @@ Must not know who asks: the verbs take the lock and decide, the store only keeps
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
+from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
 from ...job import Claim, ProcessRecord, ScheduleRecord, StoredState
@@ -17,10 +19,10 @@ _WAITING, _RUNNING = StoredState.WAITING, StoredState.RUNNING
 _FAILED, _CANCELLED = StoredState.FAILED, StoredState.CANCELLED
 
 
-class _Lock(type(threading.RLock())):  # type: ignore[misc]
-    """A reentrant lock that is never left behind by an exception from outside.
+class _SafeLock(type(threading.RLock())):  # type: ignore[misc]
+    """A reentrant lock that is never left behind by an exception from outside, for CPython 3.14.
 
-    CPython 3.14 delivers a signal also between ``__enter__`` and the block, if that is a method in C.
+    It delivers a signal also between ``__enter__`` and the block, if that is a method in C.
     ``__exit__`` stays in C: into a method in Python the signal would come before the release.
     """
 
@@ -31,6 +33,9 @@ class _Lock(type(threading.RLock())):  # type: ignore[misc]
             if self._is_owned():
                 self.release()
             raise
+
+
+_Lock: Callable[[], Any] = _SafeLock if sys.version_info >= (3, 14) else threading.RLock
 
 
 class _Whole:
@@ -56,6 +61,8 @@ class Store:
     """
 
     def __init__(self) -> None:
+        self.whole = _Whole(self)
+        """For a ``with``, under the lock, around what moves jobs."""
         self.clear()
         _all.add(self)
 
@@ -80,7 +87,7 @@ class Store:
         self.places = count(1)
 
     @property
-    def lock(self) -> _Lock:
+    def lock(self) -> Any:
         """The lock, for a ``with``.
 
         :raises BackendUnavailableError: this thread holds it, so this is a finalizer or a signal handler
@@ -89,11 +96,6 @@ class Store:
         if self._lock._is_owned():
             raise nested()
         return self._lock
-
-    @property
-    def whole(self) -> _Whole:
-        """For a ``with``, under the lock, around what moves jobs."""
-        return _Whole(self)
 
     def queue(self, name: str) -> Queue:
         queue = self.queues.get(name)
