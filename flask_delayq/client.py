@@ -58,10 +58,14 @@ class Runner(Protocol):
 class Client:
     """The producing side of one app.
 
+    :param backend: where jobs are stored.
+    :param registry: the tasks of this process.
+    :param settings: the limits that hold for a call.
+    :param clock: where "now" is read.
     :param sender: the sender of signals.
-    :param runner: set while jobs run in this process.
-    :param idle_hint: says how jobs are run where this process does not run them by itself.
-    :param after_enqueue: called after every successful call (the inline mode runs jobs there), with
+    :ivar runner: set while jobs run in this process.
+    :ivar idle_hint: says how jobs are run where this process does not run them by itself.
+    :ivar after_enqueue: called after every successful call (the inline mode runs jobs there), with
         whether it stored anything.
     """
 

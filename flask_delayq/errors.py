@@ -1,4 +1,5 @@
-"""Every exception of the package, under one root, with the facts as attributes.
+"""Every exception that a program meets, under one root, with the facts as attributes. (Calls written as
+JSON have two more, in ``console.json_calls``; engines turn their own into these.)
 Knows no other module; the two families a program sees are usage errors and backend errors."""
 
 from __future__ import annotations

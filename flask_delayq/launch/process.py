@@ -165,7 +165,7 @@ class Process:
         self._launch()
 
     def before_fork(self) -> None:
-        """Settle the matter for the child's sake, and have no thread of ours alive at the fork."""
+        """Decide before the child is made, and have no thread of ours alive at the fork."""
         with self._lock:
             self._armed = self._living()
             if not self._armed:

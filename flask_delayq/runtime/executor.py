@@ -110,7 +110,7 @@ class Executor:
     def execute(self, run: RunningJob, values: Struct | None = None) -> Ended:
         """Run a job to its end; never raises, but for a KeyboardInterrupt if it is interruptible.
 
-        :param values: its arguments, if they are at hand decoded; used for a first run only, as the
+        :param values: its arguments, if they were decoded already; used for a first run only, as the
             function may have changed them.
         """
         claim = run.claim

@@ -18,7 +18,7 @@ class HeldClaim(Struct, eq=False, gc=False):
 
     claim: Claim
     values: Struct | None
-    """Its arguments, if they are at hand decoded."""
+    """Its arguments, if they were decoded already."""
     since: float
     """When it came here (monotonic)."""
     leased_at: float

@@ -35,8 +35,8 @@ class WorkerPool(Generic[T]):
 
     :param size: number of threads.
     :param work: must not raise; if it does, the thread is replaced.
-    :param on_free: called by a worker after each item that leaves a worker without one, or at least
-        half of the places free, while :attr:`hungry` is set.
+    :param on_free: called after an item ends, while :attr:`hungry` is set, if a worker is now idle or
+        at least half of the places are free.
     """
 
     def __init__(

@@ -1,5 +1,9 @@
 """Writes how runs ended, in groups: a group is whatever arrived since the last one was written.
-Knows the backend's one verb for it, and keeps what cannot be written yet."""
+Knows the backend's one verb for it, and keeps what cannot be written yet.
+
+Workers do not write: one commit (one flush) serves many outcomes, a worker is free at once, and
+outcomes wait here while the store is away. The cost: a crash repeats the runs whose outcome was not committed yet.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs an app's jobs in the test's own thread, and its time by the test's own hand.
+"""Runs an app's jobs in the test's own thread, and moves its time as the test says.
 Must not know what a test expects of them; threads and waiting have no place here."""
 
 from __future__ import annotations

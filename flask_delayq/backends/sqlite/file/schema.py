@@ -33,7 +33,7 @@ AGE_OF_CHOSEN = "(printf('%012x', CAST(enqueued_at * 1000 AS INTEGER)) || id)"
 _BY_AGE = f"CREATE INDEX job_chosen ON job ({AGE_OF_CHOSEN}) WHERE {CHOSEN};"
 
 # `job` is narrow because every claim and outcome rewrites its row; what is read once lives in `body`.
-# Text keys that grow with time fill both trees from the right end.
+# Ids grow with time, so new rows are appended at the end of both B-trees.
 TABLES = f"""
 CREATE TABLE job (
     id TEXT PRIMARY KEY,

@@ -22,7 +22,7 @@ STEP = 2**20
 """Bytes by which the file is lengthened, which takes less than a millisecond."""
 
 AHEAD = 2**18
-"""With fewer bytes left it is."""
+"""Bytes: the file is lengthened when less than this is left."""
 
 SPARE = 64 * 2**20
 """Bytes that must be free on the disk: a nearly full one is not filled with zeros."""

@@ -7,7 +7,7 @@ from ....job import CANCELLED, Failure, StoredState
 from ....serializer import encode_failure
 from ..file.connection import Row, Sql
 
-# The second term is what the index says: SQLite does not conclude it from the first.
+# The second term repeats the WHERE of the index: only then does SQLite use it.
 _EARLIEST = """SELECT finished_at, id FROM job WHERE state = {} AND state >= 2 {}
 ORDER BY finished_at, id LIMIT ?"""
 _COUNTS = [f"SELECT count(*) FROM job WHERE state = {state} AND state >= 2" for state in (2, 3, 4)]

@@ -31,7 +31,7 @@ _STATES = {
     JobState.SCHEDULED: "state = 0 AND run_at > :now",
     JobState.READY: "state = 0 AND run_at <= :now",
     JobState.RUNNING: "state = 1",
-    # The second term is what the index says: SQLite does not conclude it from the first.
+    # The second term repeats the WHERE of the index: only then does SQLite use it.
     JobState.COMPLETED: "state = 2 AND state >= 2",
     JobState.FAILED: "state = 3 AND state >= 2",
     JobState.CANCELLED: "state = 4 AND state >= 2",
