@@ -2,7 +2,8 @@
 Knows the backend's one verb for it, and keeps what cannot be written yet.
 
 Workers do not write: one commit (one flush) serves many outcomes, a worker is free at once, and
-outcomes wait here while the store is away. The cost: a crash repeats the runs whose outcome was not committed yet.
+outcomes wait here while the store is away. The cost: a crash repeats the runs whose outcome was not
+committed yet.
 """
 
 from __future__ import annotations
