@@ -204,8 +204,8 @@ class Supervisor:
 
         At the deadline unfinished jobs are marked as interrupted: they are claimable, uncharged, as soon
         as this process is gone. Until then their claims are kept alive, so that none runs twice at
-        the same time. Idempotent and thread-safe: a second call waits for the same end, its own
-        timeout at most.
+        the same time. Idempotent and thread-safe: a call beside the first one waits for the same
+        end, its own timeout at most; one after it gives jobs that outlived the deadline no more time.
 
         :param timeout: seconds that running jobs get.
         :returns: True if every job had ended and the store has how.
@@ -218,8 +218,6 @@ class Supervisor:
             if self._stops.acquire(timeout=max(timeout, 0.0) + 2.0):
                 if self._move("stopping", "closing", "stopping"):
                     self._stop(deadline)
-                else:
-                    self._await_the_rest(deadline)
                 self._retire_if_done()
         finally:
             if self._stops._is_owned():  # whatever was thrown in between
@@ -250,12 +248,6 @@ class Supervisor:
         self.signal_sender.await_empty(end - self._clock.monotonic())
         self._workers.on_end = self._retire_if_done
         self._move("stopped", "stopping")
-
-    def _await_the_rest(self, deadline: float) -> None:
-        """Of a stop whose deadline has passed: let what went on beyond it end by this one."""
-        if self._state == "stopped":
-            self.pool.join(lambda: deadline - self._clock.monotonic())
-            self.recorder.await_empty(deadline + TIDYING - self._clock.monotonic())
 
     def _give_back(self) -> None:
         self.dispatcher.release(self.claims.withdraw(float("inf")))
