@@ -113,11 +113,13 @@ class Dispatcher:
             claims = looks = self._look(now)  # idle, most likely: a look is cheaper than a claim
         if claims:
             self._claim_due(now)
+            if looks and not self._is_idle:
+                self._look_at = float("-inf")  # what is due next is asked once there is a place
             # What was due is taken, so what the store names lies in the future, or came meanwhile.
-            if looks and self._is_idle and self._look(now):
+            elif looks and self._look(now):
                 self._rung = True
         more = self._future.refill(now)
-        return 0.0 if more or len(due) == PAGE else self._wait()
+        return 0.0 if more or len(due) >= PAGE else self._wait()
 
     def ring(self) -> None:
         """Somebody stored something: look into the store now."""

@@ -6,7 +6,7 @@ The wheel is filled from three sources, so that a delayed job costs the store it
     jobs that this process stores      ``expect``, from any thread
     jobs stored before it began        ``refill``, page by page, half of the horizon at least ahead
     jobs that other processes store    ``look``, once a second and after each ring: the store's next due
-                                       moment, under the key ``NEXT``, if the wheel has none so early
+                                       moment, if the wheel has none so early (taken out as ``NEXT``)
 
 What none of them tells is found by the next ``look``: it is late by :data:`SAFETY` at most.
 """
@@ -73,6 +73,9 @@ class NearFuture:
         """Begin with an empty wheel, to be filled anew."""
         self._wheel = TimingWheel(self._clock.now())
         self._loaded_until = -math.inf  # the wheel has what was stored by then and is due by then
+        self._named: float | None = (
+            None  # what the store named; not in the wheel, where it would be moved
+        )
 
     def __len__(self) -> int:
         return len(self._wheel)
@@ -87,14 +90,21 @@ class NearFuture:
         return bool(self._expected)
 
     def take(self, now: float) -> list[tuple[float, str]]:
-        """Take out what is due at ``now``, at most :data:`PAGE` entries: (due, id)."""
+        """Take out what is due at ``now``: (due, id), at most :data:`PAGE` of the wheel."""
         self._take_expected()
-        return self._wheel.advance(now, PAGE)
+        due = self._wheel.advance(now, PAGE)
+        if self._named is not None and self._named <= now:
+            due.append((self._named, NEXT))
+            self._named = None
+        return due
 
     def next_due(self) -> float | None:
         """The earliest moment known; ``None``: none."""
         self._take_expected()
-        return self._wheel.next_due()
+        known = self._wheel.next_due()
+        if self._named is None:
+            return known
+        return self._named if known is None else min(known, self._named)
 
     def _take_expected(self) -> None:
         for _ in range(len(self._expected)):
@@ -109,16 +119,13 @@ class NearFuture:
     def look(self, now: float) -> bool:
         """Ask the store for its next due moment; True if something is due now."""
         due = self._backend.next_due(self._queues, owner=self._owner, tasks=self._foreign_tasks.tasks)
-        before = self._wheel.due(NEXT)
-        if due == before and due is not None and due > now:
-            return False
-        self._wheel.cancel(NEXT)
+        self._named = None
         if due is None or due <= now:
             return due is not None
         known = self.next_due()
-        # Later than the next look it need not be known. What was just cancelled is known for a while.
-        if due <= now + SAFETY and (known is None or due < known or known == before):
-            self._wheel.add(NEXT, due)
+        # Later than the next look it need not be known.
+        if due <= now + SAFETY and (known is None or due < known):
+            self._named = due
         return False
 
     def refill(self, now: float) -> bool:

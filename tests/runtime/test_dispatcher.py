@@ -520,3 +520,40 @@ def test_what_the_store_named_may_move_to_a_later_moment(parts: Parts) -> None:
     parts.dispatcher.ring()
     parts.turn()
     assert run_until(parts, start + 0.801) == [second.id]
+
+
+def test_what_the_store_names_may_come_to_earlier_moments_and_later_ones(parts: Parts) -> None:
+    """Another process stores jobs in any order, each with a ring: none of them is late."""
+    parts.client.runner = parts.dispatcher
+    parts.turn()
+    start, task = parts.clock.now(), parts.task()
+    task.enqueue_in(40)
+    parts.client.runner = None
+    late = []
+    for delay in (0.9, 0.5, 0.7, 0.3, 0.6, 0.8, 0.4):
+        task.enqueue_in(delay)
+        parts.dispatcher.ring()
+        parts.turn()
+    wait = parts.turn()
+    for n in range(7):
+        while not (ran := parts.run_all()):
+            parts.clock.advance(wait)
+            wait = parts.turn()
+        assert len(ran) == 1
+        late.append(parts.clock.now() - start - (0.3 + n * 0.1))
+        wait = parts.turn()
+    assert max(late) < 0.001
+
+
+def test_a_look_that_finds_more_than_there_are_places_is_made_again(parts: Parts) -> None:
+    parts.turn()
+    start, task = parts.clock.now(), parts.task()
+    due = [
+        task.enqueue_in(0.95).id for _ in range(parts.pool.places)
+    ]  # by another process, without a ring
+    later = task.enqueue_in(1.2)
+    parts.clock.advance(1.0)
+    parts.turn()  # the safety turn: it takes all places
+    assert parts.pool.hungry
+    assert parts.run_all() == due
+    assert run_until(parts, start + 1.201) == [later.id]
