@@ -45,6 +45,8 @@ class Dispatcher:
                                                            the store is asked    free wakes us: a claim
         _look_at         each look: SAFETY later; a ring   -                     a look at this moment
                          or NEXT: now                                            (monotonic)
+        _others          a ring, or a look that finds      a quiet second: the  a look at each claim:
+                         what the wheel lacks              wheel is reloaded    the wheel lacks some
         _sleeps_until    each turn, at its end, in a list  -                     expect wakes us for what
                          of its own                                              is due before (wall)
 
@@ -89,6 +91,7 @@ class Dispatcher:
         self._rung = False
         self._wanted = False
         self._look_at = float("-inf")
+        self._others = False
         self._sleeps_until = [float("inf")]
 
     def turn(self, now: float) -> float:
@@ -103,12 +106,17 @@ class Dispatcher:
         if met and self._knows_all_tasks:
             self._knows_all_tasks = False
             self._future.forget()  # from now on it holds our own jobs only
+        more = self._future.refill(now)  # before the look, which compares with it
         due = self._future.take(now)
         if rung or any(job_id == NEXT for _, job_id in due):
             self._look_at = float("-inf")
+            self._others = True
+        elif self._others and self._clock.monotonic() >= self._look_at and len(self._future) < PAGE:
+            self._future.reload(now)
+            self._others = False
         # Who met foreign jobs hears rings for them too, and a look costs nobody the store's lock.
         claims = bool(due) or wanted or self._pool.hungry or (rung and not met)
-        looks = self._clock.monotonic() >= self._look_at
+        looks = self._clock.monotonic() >= self._look_at or (claims and self._others)
         if looks and not claims:
             claims = looks = self._look(now)  # idle, most likely: a look is cheaper than a claim
         if claims:
@@ -118,7 +126,6 @@ class Dispatcher:
             # What was due is taken, so what the store names lies in the future, or came meanwhile.
             elif looks and self._look(now):
                 self._rung = True
-        more = self._future.refill(now)
         return 0.0 if more or len(due) >= PAGE else self._wait()
 
     def ring(self) -> None:
@@ -164,6 +171,8 @@ class Dispatcher:
     def _look(self, now: float) -> bool:
         is_due = self._future.look(now)
         self._look_at = self._clock.monotonic() + SAFETY
+        if is_due or self._future.is_named:
+            self._others = True
         return is_due
 
     def _give(self, places: int, items: Sequence[HeldClaim]) -> None:

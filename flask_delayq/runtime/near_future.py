@@ -73,9 +73,7 @@ class NearFuture:
         """Begin with an empty wheel, to be filled anew."""
         self._wheel = TimingWheel(self._clock.now())
         self._loaded_until = -math.inf  # the wheel has what was stored by then and is due by then
-        self._named: float | None = (
-            None  # what the store named; not in the wheel, where it would be moved
-        )
+        self._named: float | None = None  # what the store named, and the wheel lacks
 
     def __len__(self) -> int:
         return len(self._wheel)
@@ -88,6 +86,16 @@ class NearFuture:
     def is_behind(self) -> bool:
         """Whether jobs are on their way into the wheel."""
         return bool(self._expected)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether a due moment is waited for that the store named, and the wheel lacks."""
+        return self._named is not None
+
+    def reload(self, now: float) -> None:
+        """Read what other processes stored since it was filled."""
+        self._loaded_until = -math.inf
+        self.refill(now)
 
     def take(self, now: float) -> list[tuple[float, str]]:
         """Take out what is due at ``now``: (due, id), at most :data:`PAGE` of the wheel."""

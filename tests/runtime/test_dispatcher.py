@@ -557,3 +557,25 @@ def test_a_look_that_finds_more_than_there_are_places_is_made_again(parts: Parts
     assert parts.pool.hungry
     assert parts.run_all() == due
     assert run_until(parts, start + 1.201) == [later.id]
+
+
+def test_jobs_of_another_process_between_our_own_are_not_late(parts: Parts) -> None:
+    parts.turn()
+    start, task = parts.clock.now(), parts.task()
+    jobs = []
+    for n in range(40):  # by turns of this process and another one
+        parts.client.runner = parts.dispatcher if n % 2 else None
+        jobs.append(task.enqueue_in(0.2 + n * 0.02))
+        if not n % 2:
+            parts.dispatcher.ring()
+            parts.turn()
+    late = []
+    wait = parts.turn()
+    for n, job in enumerate(jobs):
+        while not (ran := parts.run_all()):
+            parts.clock.advance(wait)
+            wait = parts.turn()
+        assert ran == [job.id]
+        late.append(parts.clock.now() - (start + 0.2 + n * 0.02))
+        wait = parts.turn()
+    assert max(late) < 0.001
