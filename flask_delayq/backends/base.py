@@ -350,9 +350,9 @@ class Backend(ABC):
     def health(self, *, probe: bool = True) -> Health:
         """Whether the store can be written now; never raises for a store in trouble.
 
-        :param probe: try it, which may open or create the store and wait up to a second for others
-            that write. Without it the answer comes at once, from what a look and the last write tell:
-            nothing is created, nobody is waited for.
+        :param probe: try it, which may open the store and wait up to a second for others that write.
+            Without it the answer comes at once, from what a look and the last write tell: nobody is
+            waited for. In neither case a store is created that is not there yet.
         """
 
     @abstractmethod

@@ -663,7 +663,7 @@ def test_health_makes_no_store_and_waits_for_nobody(tmp_path: Path) -> None:
     for headers in ({}, JSON, {"X-Forwarded-For": "203.0.113.9"}):
         assert client.get("/delayq/health", headers=headers).status_code == 200
     assert not path.exists() and not path.parent.exists()
-    assert delayq.counts()["ready"] == 0
+    delayq.state.backend.pause("made by a write")
     with closing(apsw.Connection(str(path))) as other:
         other.execute("BEGIN IMMEDIATE")
         begun = time.monotonic()
@@ -671,6 +671,28 @@ def test_health_makes_no_store_and_waits_for_nobody(tmp_path: Path) -> None:
             assert client.get("/delayq/health", headers=headers).status_code == 200
         # A probe would have waited a whole second for each of them.
         assert quiet_seconds(begun) < 1.0
+    delayq.state.close()
+
+
+def _nothing() -> None: ...
+
+
+def test_a_page_makes_no_store(tmp_path: Path) -> None:
+    path = tmp_path / "instance" / "store"
+    app, delayq = make_app(url=f"sqlite:///{path}")
+    app.debug = True
+    client = app.test_client()
+    for where in PAGES:
+        text = page(client, where).text
+        assert ("no store yet" in text) is (where in ("/", "/health")), where
+        assert client.get(f"/delayq{where}", headers=JSON).status_code == 200
+    assert not path.parent.exists()
+    other_app, other = make_app(url=f"sqlite:///{path}")
+    with other_app.app_context():
+        other.task(name="a")(_nothing).enqueue()
+    assert data(client, "/")["counts"]["ready"] == 1
+    assert "no store yet" not in page(client, "/").text
+    other.state.close()
     delayq.state.close()
 
 

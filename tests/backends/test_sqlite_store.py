@@ -26,7 +26,15 @@ from flask_delayq.errors import (
     StoreCorruptError,
     StoreMismatchError,
 )
-from flask_delayq.job import ClaimFor, Outcome, ProcessRecord, ScheduleRecord, StoredState, Verb
+from flask_delayq.job import (
+    ClaimFor,
+    JobQuery,
+    Outcome,
+    ProcessRecord,
+    ScheduleRecord,
+    StoredState,
+    Verb,
+)
 from flask_delayq.testing import FakeClock
 from pace import quiet_seconds
 from waiting import wait_until
@@ -801,6 +809,47 @@ def test_a_glance_makes_no_store_of_an_empty_file(path, monkeypatch):
             backend._store._note(BackendUnavailableError("what it met", reason=reason))
             assert backend.health(probe=False).ok
             assert path.stat().st_size == 0
+
+
+def test_who_only_asks_makes_no_store(path):
+    path = path.parent / "instance" / path.name
+    with opened(path) as backend:
+        for _ in range(2):
+            assert backend.get("j1") is None
+            assert backend.list(JobQuery(), now=1.0) == []
+            assert backend.queues(now=1.0) == [] and backend.processes() == []
+            assert backend.schedules() == [] and backend.audit() == []
+            assert not any(backend.counts(now=1.0).values())
+            assert backend.next_due(None) is None and backend.waiting_tasks() == []
+            assert backend.prune(finished_before=9e9, failed_before=9e9, keep=None) == 0
+            for probe in (True, False):
+                found = backend.health(probe=probe)
+                assert found.ok and found.notes == (health.NOT_MADE_YET,)
+        assert not path.parent.exists(), "neither the file nor a folder"
+        with child("put_when_told", path) as process:
+            stored = line(process)
+        assert backend.get(stored) is not None
+        assert backend.health().notes == ()
+
+
+def test_a_store_that_could_not_be_made_is_no_empty_one(path):
+    path.write_bytes(b"")
+    with opened(path / "below a file" / "delayq.sqlite3") as backend:
+        for ask in (backend.processes, lambda: backend.get("j1")):
+            with pytest.raises(BackendUnavailableError, match="set DELAYQ_URL"):
+                ask()
+        assert not backend.health().ok
+
+
+def test_a_store_that_is_gone_while_in_use_is_no_empty_one(backend, path):
+    put(backend)
+    path.unlink()
+    for _ in range(2):
+        with pytest.raises(BackendUnavailableError, match="deleted or moved"):
+            put(backend)
+        with pytest.raises(BackendUnavailableError, match="deleted or moved"):
+            backend.get("j1")
+    assert not path.exists()
 
 
 def test_a_glance_sees_that_the_file_is_gone(backend, path):

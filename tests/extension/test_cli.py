@@ -82,6 +82,25 @@ def shell() -> Shell:
     return Shell(app, delayq)
 
 
+# --- without a store -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command", ["status", "jobs", "tasks", "threads", "schedules", "check", "prune"]
+)
+def test_a_command_that_reads_makes_no_store(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "instance" / "jobs.sqlite3"
+    app, delayq = make_app(url=f"sqlite:///{path}")
+    shell = Shell(app, delayq)
+    text = shell.says(command)
+    if command in ("status", "check"):
+        assert "no store yet" in text
+    shell.json(command)
+    shell("show", "nobody")
+    delayq.state.close()
+    assert not path.parent.exists()
+
+
 # --- status ----------------------------------------------------------------------------------------
 
 

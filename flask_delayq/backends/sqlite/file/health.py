@@ -31,6 +31,8 @@ GLANCE_TIMEOUT = 0.2
 
 LOW_SPACE_BYTES = 16 * 2**20
 
+NOT_MADE_YET = "no store yet: the first job, or the first process that runs jobs, makes it"
+
 _NETWORK = frozenset(
     (
         *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs"),
@@ -49,7 +51,8 @@ class StoreHealth:
     def health(self, *, probe: bool) -> Health:
         """Whether a write could begin now, and the facts around the file; see ``Backend.health``."""
         path = self._store.file.path
-        reason = self._try(PROBE_TIMEOUT) if probe else self._glance()
+        missing = self._store.file.is_not_made_yet()
+        reason = self._try(PROBE_TIMEOUT) if probe and not missing else self._glance()
         wal = file_size(path + "-wal")
         facts: dict[str, str | int | float] = {
             "path": as_text(path),
@@ -58,7 +61,7 @@ class StoreHealth:
             "synchronous": "FULL" if self._store.flushes else "NORMAL",
             "sqlite": sqlite_version,
         }
-        notes = []
+        notes = [NOT_MADE_YET] if missing and not reason else []
         if (free := free_space(path)) is not None:
             facts["free_bytes"] = free
             if free < LOW_SPACE_BYTES:

@@ -108,6 +108,10 @@ class StoreFile:
         self._check(found)
         return found.st_dev, found.st_ino
 
+    def is_not_made_yet(self) -> bool:
+        """Whether there is no file, this process has had none open, and one could be made."""
+        return self._identity is None and not os.path.lexists(self.path) and not self.glance()
+
     def glance(self) -> str:
         """Why the store cannot be opened or made, as far as a look from outside tells; else empty."""
         try:

@@ -131,15 +131,20 @@ def ensure(sql: Sql, path: str, boot: str, clock: float, lives: Callable[[str], 
         _switch_to_wal(sql)
         sql.rows("BEGIN IMMEDIATE")
         if _is_new(sql, path):
-            _execute(sql, TABLES)
-            sql.rows(f"PRAGMA application_id = {APPLICATION_ID}")
-            sql.rows(f"PRAGMA user_version = {VERSION}")
+            fill(sql)
         sql.rows("COMMIT")
     elif sql.value("PRAGMA journal_mode") != "wal":  # left so by a restored copy
         _switch_to_wal(sql)
     if sql.value("PRAGMA user_version") < VERSION:
         _upgrade(sql, path)
     _end_leases_of_another_boot(sql, boot, clock, lives)
+
+
+def fill(sql: Sql) -> None:
+    """Make an empty database a store of this version."""
+    _execute(sql, TABLES)
+    sql.rows(f"PRAGMA application_id = {APPLICATION_ID}")
+    sql.rows(f"PRAGMA user_version = {VERSION}")
 
 
 def _execute(sql: Sql, statements: str) -> None:

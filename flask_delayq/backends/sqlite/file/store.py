@@ -150,6 +150,8 @@ class Store:
         """
         deadline = machine_time() + timeout
         if self._write is None:
+            if self.file.is_not_made_yet():
+                return self._read_nothing(operation, deadline)
             self._open_now(deadline)
         elif self._write.pid != os.getpid():
             raise self._inherited()
@@ -168,6 +170,17 @@ class Store:
             if needs_reopening(error):
                 self.readers.renew()
             raise translate(error, self.file.path) from error
+
+    def _read_nothing(self, operation: Callable[[Sql], T], deadline: float) -> T:
+        """The answer of a store without any job: who only asks makes no file."""
+        sql = Sql(":memory:", deadline=deadline)
+        try:
+            schema.fill(sql)
+            return _at_one_moment(sql, operation)
+        except apsw.Error as error:
+            raise translate(error, self.file.path) from error
+        finally:
+            sql.close(checkpoint=False)
 
     # --- connections ----------------------------------------------------------------------------------
 
