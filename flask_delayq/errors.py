@@ -51,11 +51,21 @@ class ScheduleNotFoundError(DelayQError, LookupError):
     """No schedule has this name.
 
     :ivar name: the name asked for.
+    :ivar suggestions: stored names that look like it.
+    :ivar declared: whether a task of this name declares one that no process has stored yet.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"no schedule is named {name!r}")
+    def __init__(self, name: str, suggestions: Sequence[str] = (), declared: bool = False) -> None:
+        if declared:
+            hint = "the code declares it, and the first process that runs jobs stores it"
+        elif suggestions:
+            hint = f"did you mean {suggestions[0]!r}?"
+        else:
+            hint = "`flask delayq schedules` lists those that there are"
+        super().__init__(f"no schedule named {name!r} is stored; {hint}")
         self.name = name
+        self.suggestions: tuple[str, ...] = tuple(suggestions)
+        self.declared = declared
 
 
 class RuleError(DelayQError, ValueError):

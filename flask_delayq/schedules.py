@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Any
 
 from .backends.base import Schedulable
@@ -82,7 +83,7 @@ class Schedules:
         for record in self._backend.schedules():
             if record.name == name:
                 return record
-        raise ScheduleNotFoundError(name)
+        raise self._not_found(name)
 
     def pause(self, name: str) -> None:
         """Let it enqueue nothing until :meth:`resume`.
@@ -90,7 +91,7 @@ class Schedules:
         :raises ScheduleNotFoundError: there is none.
         """
         if not self._backend.pause_schedule(name, True):
-            raise ScheduleNotFoundError(name)
+            raise self._not_found(name)
 
     def resume(self, name: str) -> None:
         """Let a paused schedule go on with its next occurrence; those missed meanwhile stay missed.
@@ -99,7 +100,7 @@ class Schedules:
         """
         rule = decode_rule(self.get(name).rule)
         if not self._backend.pause_schedule(name, False, next_due=rule.next_after(self._client().now())):
-            raise ScheduleNotFoundError(name)
+            raise self._not_found(name)
 
     def remove(self, name: str) -> None:
         """Delete it; jobs already enqueued stay. One declared in code returns at the next start.
@@ -107,7 +108,13 @@ class Schedules:
         :raises ScheduleNotFoundError: there is none.
         """
         if not self._backend.remove_schedule(name):
-            raise ScheduleNotFoundError(name)
+            raise self._not_found(name)
+
+    def _not_found(self, name: str) -> ScheduleNotFoundError:
+        task = self._client().registry.find(name)
+        declared = task is not None and task.declared.rule is not None
+        stored = [record.name for record in self._backend.schedules()]
+        return ScheduleNotFoundError(name, get_close_matches(name, stored, 3), declared)
 
     @property
     def _backend(self) -> Schedulable:

@@ -1,4 +1,4 @@
-"""The group ``flask delayq`` itself: how errors leave it, and the app that its commands speak of.
+"""The group ``flask delayq`` itself: how errors leave it, and the option that all its commands share.
 Knows no single command."""
 
 from __future__ import annotations
@@ -23,3 +23,6 @@ class DelayQGroup(AppGroup):
 
 
 delayq_commands = DelayQGroup("delayq", help="Jobs: look at them, run them, steer them.")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+"""For every command that prints data: the name of its parameter is ``as_json``."""

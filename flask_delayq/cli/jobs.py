@@ -16,10 +16,8 @@ from ..handle import Job
 from ..ids import has_moment
 from ..job import JobQuery, JobState, Priority
 from ..task import Task
-from .group import delayq_commands
+from .group import delayq_commands, json_option
 from .output import common_prefix, relative, safe, say, say_json, say_table
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 
 _wide = click.option("--wide", is_flag=True, help="Whole ids and names, however long the lines.")
 
@@ -32,7 +30,7 @@ NEWEST = 10_000
 
 @delayq_commands.command("tasks")
 @_wide
-@_as_json
+@json_option
 def tasks(wide: bool, as_json: bool) -> None:
     """The registered tasks."""
     state = current_state()
@@ -81,7 +79,7 @@ def _describe(task: Task[..., Any], redact: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--task", help="Only of this task.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
 @_wide
-@_as_json
+@json_option
 def jobs(
     states: tuple[str, ...],
     queue: str | None,
@@ -154,7 +152,7 @@ def _job(state: AppState, given: str) -> Job[Any]:
 
 @delayq_commands.command("show")
 @click.argument("job_id")
-@_as_json
+@json_option
 def show(job_id: str, as_json: bool) -> None:
     """Everything about one job; secrets in its arguments are hidden."""
     state = current_state()
@@ -181,7 +179,7 @@ def show(job_id: str, as_json: bool) -> None:
 @click.option("--queue", help="Instead of the task's own.")
 @click.option("--priority", type=click.Choice([level.name.lower() for level in Priority]))
 @click.option("--id", "job_id", metavar="ID", help="The job's id; the same one is stored once.")
-@_as_json
+@json_option
 def enqueue(
     task: str,
     args: str,
@@ -225,7 +223,7 @@ def enqueue(
 
 @delayq_commands.command("cancel")
 @click.argument("job_id")
-@_as_json
+@json_option
 def cancel(job_id: str, as_json: bool) -> None:
     """Cancel a waiting job, or ask a running one to stop."""
     state = current_state()
@@ -246,7 +244,7 @@ def cancel(job_id: str, as_json: bool) -> None:
 
 @delayq_commands.command("retry")
 @click.argument("job_id")
-@_as_json
+@json_option
 def retry(job_id: str, as_json: bool) -> None:
     """Let a failed or cancelled job run again, now."""
     state = current_state()

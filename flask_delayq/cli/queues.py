@@ -10,7 +10,7 @@ from ..app_state import current_state
 from ..console import presenting
 from ..console.attendance import did_you_mean
 from ..ids import check_name
-from .group import delayq_commands
+from .group import delayq_commands, json_option
 from .output import relative, say, say_json, say_table
 
 PRUNE_STEP = 500
@@ -20,14 +20,13 @@ PRUNE_STEP = 500
 NOT_STORED = "at the next start"
 """When a schedule of the code begins that no process has stored yet."""
 
-_as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 _force = click.option("--force", is_flag=True, help="Also a queue that nobody uses yet.")
 
 
 @delayq_commands.command("pause")
 @click.argument("queue")
 @_force
-@_as_json
+@json_option
 def pause(queue: str, force: bool, as_json: bool) -> None:
     """Begin no more jobs of a queue, in any process; running ones go on."""
     _refuse_unknown(queue, force)
@@ -38,7 +37,7 @@ def pause(queue: str, force: bool, as_json: bool) -> None:
 @delayq_commands.command("resume")
 @click.argument("queue")
 @_force
-@_as_json
+@json_option
 def resume(queue: str, force: bool, as_json: bool) -> None:
     """Undo pause."""
     _refuse_unknown(queue, force)
@@ -72,7 +71,7 @@ def _say_queue(queue: str, done: str, as_json: bool) -> None:
     metavar="SECONDS",
     help="Finished longer ago than this, failed ones too. By default what the settings say.",
 )
-@_as_json
+@json_option
 def prune(older_than: float | None, as_json: bool) -> None:
     """Delete finished jobs."""
     state = current_state()
@@ -99,7 +98,7 @@ def prune(older_than: float | None, as_json: bool) -> None:
 
 @delayq_commands.group("schedules", invoke_without_command=True)
 @click.option("--wide", is_flag=True, help="With task and queue also where they are the usual ones.")
-@_as_json
+@json_option
 @click.pass_context
 @with_appcontext
 def schedules(ctx: click.Context, wide: bool, as_json: bool) -> None:
@@ -133,23 +132,35 @@ def schedules(ctx: click.Context, wide: bool, as_json: bool) -> None:
 
 @schedules.command("pause")
 @click.argument("name")
-def pause_schedule(name: str) -> None:
+@json_option
+def pause_schedule(name: str, as_json: bool) -> None:
     """Let a schedule enqueue nothing until it is resumed."""
     current_state().schedules.pause(name)
-    say(f"schedule {name} is paused")
+    _say_schedule(name, "paused", as_json)
 
 
 @schedules.command("resume")
 @click.argument("name")
-def resume_schedule(name: str) -> None:
-    """Let it go on with its next occurrence."""
+@json_option
+def resume_schedule(name: str, as_json: bool) -> None:
+    """Resume a paused schedule, with its next occurrence."""
     current_state().schedules.resume(name)
-    say(f"schedule {name} goes on")
+    _say_schedule(name, "resumed", as_json)
 
 
 @schedules.command("remove")
 @click.argument("name")
-def remove_schedule(name: str) -> None:
+@json_option
+def remove_schedule(name: str, as_json: bool) -> None:
     """Delete it; one declared in code returns at the next start."""
     current_state().schedules.remove(name)
-    say(f"schedule {name} is removed")
+    _say_schedule(name, "removed", as_json)
+
+
+def _say_schedule(name: str, done: str, as_json: bool) -> None:
+    above = click.get_current_context().parent
+    if as_json or (above is not None and above.params["as_json"]):  # also `schedules --json pause X`
+        found = [one for one in presenting.schedules(current_state()) if one["name"] == name]
+        say_json({"schedule": found[0] if found else None})
+    else:
+        say(f"schedule {name} is {done}")

@@ -22,7 +22,7 @@ from ..mounts import why_temporary
 from ..runtime.peers import living
 from ..runtime.unknown import REMEDY
 from ..serializer import decode_rule
-from .group import delayq_commands
+from .group import delayq_commands, json_option
 from .output import painted, relative, say, say_json, say_table
 from .unimported import unimported
 
@@ -30,11 +30,8 @@ WATCH_EVERY = 2.0
 """Seconds between two looks of ``--watch``."""
 
 
-_as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
-
-
 @delayq_commands.command("status")
-@_as_json
+@json_option
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
 @click.pass_context
 def status(ctx: click.Context, as_json: bool, watch: bool) -> None:
@@ -137,7 +134,7 @@ _LATENESS = ("lateness_p50", "lateness_p99")
 
 
 @delayq_commands.command("threads")
-@_as_json
+@json_option
 def threads(as_json: bool) -> None:
     """The processes that run jobs, and how busy their workers are.
 
@@ -153,7 +150,7 @@ def threads(as_json: bool) -> None:
 
 
 @delayq_commands.command("check")
-@_as_json
+@json_option
 @click.pass_context
 def check(ctx: click.Context, as_json: bool) -> None:
     """Read the configuration, open the store, look at every task. Exit code 0 if all is well."""

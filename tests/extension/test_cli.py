@@ -23,7 +23,9 @@ from click.testing import Result
 from flask import Flask
 
 from flask_delayq import DelayQ, RetryPolicy, current_job
+from flask_delayq.cli.group import delayq_commands
 from flask_delayq.cli.output import safe
+from flask_delayq.cli.queues import schedules
 from flask_delayq.cli.unimported import unimported
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.job import Health, NewJob, ProcessRecord, ScheduleRecord
@@ -356,7 +358,7 @@ def test_options_of_enqueue(shell: Shell) -> None:
         (["cancel", "nobody"], "no job has the id"),
         (["retry", "nobody"], "no job has the id"),
         (["pause", HOSTILE], "not allowed"),
-        (["schedules", "pause", "nobody"], "no schedule is named"),
+        (["schedules", "pause", "nobody"], "no schedule named"),
     ],
 )
 def test_a_mistake_is_one_line(shell: Shell, words: list[str], reason: str) -> None:
@@ -423,6 +425,13 @@ def test_colours_are_for_terminals_that_want_them(shell: Shell, monkeypatch: pyt
     assert "\x1b[31mfailed" in coloured()
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in coloured()
+
+
+def test_every_command_but_the_worker_takes_json() -> None:
+    commands = dict(delayq_commands.commands)
+    commands.update({f"schedules {name}": one for name, one in schedules.commands.items()})
+    lacking = {name for name, one in commands.items() if "as_json" not in {p.name for p in one.params}}
+    assert lacking == {"worker"}
 
 
 def test_every_command_that_prints_data_prints_it_as_json(shell: Shell) -> None:
@@ -545,8 +554,21 @@ def test_schedules(shell: Shell) -> None:
     assert "paused" in shell.says("schedules")
     shell.says("schedules", "resume", "tick")
     assert shell.json("schedules")["schedules"][0]["paused"] is False
-    shell.says("schedules", "remove", "tick")
+    changed = shell.json("schedules", "pause", "tick")["schedule"]
+    assert (changed["name"], changed["paused"]) == ("tick", True)
+    assert shell.json("schedules", "resume", "tick")["schedule"]["paused"] is False
+    early = json.loads(shell.says("schedules", "--json", "pause", "tick"))
+    assert early["schedule"]["paused"] is True
+    assert shell.json("schedules", "remove", "tick") == {"schedule": None}
     assert "at the next start" in shell.says("schedules")  # as the code still says
+
+
+def test_a_schedule_that_is_not_there_is_told_with_what_to_do(shell: Shell) -> None:
+    assert "the first process that runs jobs stores it" in shell.refuses("schedules", "pause", "tick")
+    shell.delayq.drain()
+    for verb in ("pause", "resume", "remove"):
+        assert "'tik' is stored; did you mean 'tick'?" in shell.refuses("schedules", verb, "tik")
+        assert "`flask delayq schedules` lists" in shell.refuses("schedules", verb, "x")
 
 
 def test_check_says_where_jobs_live_and_whether_they_stay(tmp_path: Path) -> None:

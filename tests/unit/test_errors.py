@@ -25,7 +25,11 @@ EXAMPLES: list[tuple[DelayQError, dict[str, Any], type[Exception]]] = [
     (errors.PayloadTooLargeError("it", 2000, 1000), {"size": 2000, "limit": 1000}, ValueError),
     (errors.InvalidNameError("queue", LONG), {"value": LONG}, ValueError),
     (errors.JobNotFoundError("j"), {"job_id": "j"}, LookupError),
-    (errors.ScheduleNotFoundError("s"), {"name": "s"}, LookupError),
+    (
+        errors.ScheduleNotFoundError("s", ["t"]),
+        {"name": "s", "suggestions": ("t",), "declared": False},
+        LookupError,
+    ),
     (errors.RuleError("no"), {}, ValueError),
     (errors.JobConflictError("j"), {"job_id": "j"}, Exception),
     (
