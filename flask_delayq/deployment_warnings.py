@@ -38,8 +38,16 @@ def remarks(url: str) -> Iterator[str]:
         )
 
 
-def how_to_run_jobs(mode: str, url: str) -> str:
-    """What to do so that the jobs of the store at ``url`` run, as an app in this mode can do it."""
+def how_to_run_jobs(mode: str, url: str, *, serving: bool = False) -> str:
+    """What to do so that the jobs of the store at ``url`` run, as an app in this mode can do it.
+
+    :param serving: this process is a server's.
+    """
+    if mode == "auto" and serving:
+        return (
+            "this server runs them from its first request on, so look again in a moment; "
+            "or start `flask delayq worker`"
+        )
     if url.startswith("memory:"):
         return (
             "they end with this process; run them here with delayq.start() or DELAYQ_MODE=thread, "

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from ..app_state import current_state
 from ..console.presenting import duration, seconds_of, size
+from ..console.waiting import how_to_run
 from ..texts import visible
 from .access import Access
 from .request_access import may, note_guess
@@ -80,6 +81,7 @@ def page(template: str, context: dict[str, Any], status: int = 200) -> Response:
             duration=duration,
             size=size,
             pretty=pretty,
+            how_to_run=lambda: how_to_run(current_state()),
             since=lambda moment: now - seconds_of(moment),
         )
     )

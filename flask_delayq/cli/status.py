@@ -16,7 +16,7 @@ from ..backends.base import Inspectable, Schedulable
 from ..console import presenting
 from ..console.attendance import served
 from ..console.presenting import View, duration
-from ..deployment_warnings import how_to_run_jobs
+from ..console.waiting import how_to_run
 from ..errors import BackendError, ConfigurationError, RuleError
 from ..mounts import why_temporary
 from ..runtime.peers import living
@@ -126,7 +126,7 @@ def _say_processes(state: AppState, processes: list[View]) -> None:
             )
             for one in processes
         ],
-        f"no process runs jobs: {how_to_run_jobs(state.mode, state.backend.url)}",
+        f"no process runs jobs: {how_to_run(state)}",
     )
 
 

@@ -69,7 +69,11 @@ def name_unserved(queues: list[View], processes: list[View], lasting: Callable[[
     many = "queues" if len(found) > 1 else "queue"
     who = "; ".join(f"process {one['pid']} serves {served(one)}" for one in living[:5])
     it = "them" if len(found) > 1 else "it"
-    return f"jobs of {many} {names} have been due for {longest} and no process serves {it} ({who})"
+    add = ",".join(queue["name"] for queue in found)
+    return (
+        f"jobs of {many} {names} have been due for {longest} and no process serves {it} ({who}): "
+        f"start `flask delayq worker --queues {add}`, or change DELAYQ_QUEUES"
+    )
 
 
 def served(process: View) -> str:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..backends.base import Schedulable
-from ..backends.crashes import suspect_from
 from ..clock import to_datetime
 from ..errors import BackendError, RuleError
 from ..job import (
-    JobQuery,
     JobRecord,
     JobState,
     Priority,
@@ -22,12 +20,12 @@ from ..job import (
     ScheduleRecord,
     StoredState,
 )
-from ..runtime.peers import Peer, living
 from ..serializer import decode, decode_failure, decode_object, decode_rule
 from ..task import Task
 from ..texts import without_password
 from . import attendance
 from .redacting import Redaction
+from .waiting import how_to_run, why_it_waits
 
 if TYPE_CHECKING:
     from ..app_state import AppState
@@ -114,7 +112,7 @@ def job_page(state: AppState, record: JobRecord) -> View:
         }
     return {
         **job_row(record, state.clock.now()),
-        "waits_because": _why_it_waits(state, record),
+        "waits_because": why_it_waits(state, record),
         "max_attempts": attempts_allowed(state, record),
         "on_crash": "fail" if record.fail_on_crash else "retry",
         "rescues": record.rescues,
@@ -141,36 +139,6 @@ def attempts_allowed(state: AppState, record: JobRecord) -> int | None:
     policy = task.declared.retry
     most = state.settings.max_attempts if policy is None else policy.max_attempts
     return most if most > 1 else None
-
-
-def _why_it_waits(state: AppState, record: JobRecord) -> str | None:
-    """Why no process that runs jobs takes a waiting one; ``None``: there is no such reason."""
-    if record.stored is not StoredState.WAITING:
-        return None
-    peers = living(state.backend.processes())
-    knowing = [peer for peer in peers if peer.may_know(record.task)]
-    if peers and not knowing:
-        return "no process knows this task"
-    serving = [peer for peer in knowing if peer.serves(record.queue)]
-    if knowing and not serving:
-        return "no process that knows this task serves its queue"
-    if serving and record.state_at(state.clock.now()) is JobState.READY:
-        return _which_suspect_it_waits_for(state, record, serving)
-    return None
-
-
-def _which_suspect_it_waits_for(state: AppState, record: JobRecord, peers: list[Peer]) -> str | None:
-    """Why these processes leave a due job that crashed before: each runs such a one, and one only."""
-    suspected_from = suspect_from(state.settings.max_rescues)
-    if record.rescues < suspected_from:
-        return None
-    query = JobQuery((JobState.RUNNING,), limit=attendance.MOST_RUNNING)
-    running = state.client.inspect.list(query, now=state.clock.now())
-    by_owner = {one.owner: one.id for one in running if one.rescues >= suspected_from}
-    if any(peer.owner not in by_owner for peer in peers):
-        return None
-    others = ", ".join(sorted(by_owner[peer.owner] for peer in peers)[:3])
-    return f"its crashes make it run alone among such jobs, and every process runs one: {others}"
 
 
 def queue_row(queue: QueueInfo, now: float) -> View:
@@ -353,7 +321,10 @@ def unserved(state: AppState) -> str:
     """A sentence about queues with due jobs that no living process serves; empty while there is none."""
     waiting, serving = queues(state), processes(state)
     attendance.note_servers(waiting, serving)
-    return attendance.name_unserved(waiting, serving, duration)
+    sentence = attendance.name_unserved(waiting, serving, duration)
+    if not sentence or any(one["alive"] for one in serving):
+        return sentence
+    return f"{sentence}: {how_to_run(state)}"
 
 
 def _priority(level: int) -> str:

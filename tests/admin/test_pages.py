@@ -592,6 +592,71 @@ def test_processes_name_this_one(client: FlaskClient, delayq: DelayQ) -> None:
         assert "this one" in page(client, "/processes").text
 
 
+@pytest.mark.parametrize(
+    "mode, scheme, serves, wanted, unwanted",
+    [
+        ("external", "sqlite", True, "flask delayq worker (in mode external the server runs", "start()"),
+        ("auto", "sqlite", True, "this server runs them from its first request on", "start the server"),
+        ("auto", "memory", True, "this server runs them from its first request on", "end with"),
+        ("auto", "sqlite", False, "start the server or flask delayq worker", "first request"),
+        ("auto", "memory", False, "they end with this process", "worker"),
+        ("manual", "sqlite", True, "delayq.start() in the server (mode manual)", "start the server"),
+    ],
+)
+def test_where_no_process_runs_jobs_the_page_says_what_to_do(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    scheme: str,
+    serves: bool,
+    wanted: str,
+    unwanted: str,
+) -> None:
+    monkeypatch.setattr("flask_delayq.launch.serving", lambda: "werkzeug" if serves else None)
+    url = "memory://" if scheme == "memory" else f"sqlite:///{tmp_path}/store"
+    app, delayq = make_app(mode=mode, url=url)
+    app.debug = True
+    monkeypatch.setattr(delayq.state, "wants_to_start", lambda: False)
+    job = delayq.task(name="t")(_nothing).enqueue()
+    for path in ("/", "/processes", "/threads"):
+        (cell,) = re.findall(r"No process runs jobs: .*", page(app.test_client(), path).text)
+        assert wanted in cell and unwanted not in cell, path
+    text = page(app.test_client(), f"/jobs/{job.id}").text
+    assert "It waits because no process runs jobs" in text and wanted in text
+    delayq.state.close()
+
+
+def test_a_process_that_cannot_run_jobs_says_why(client: FlaskClient, delayq: DelayQ) -> None:
+    delayq.state.decline("gevent has replaced the threads; run `flask delayq worker` beside it")
+    assert (
+        "No process runs jobs: this one cannot, since gevent has replaced the threads; "
+        "run flask delayq worker beside it." in page(client, "/processes").text
+    )
+
+
+def test_a_waiting_job_tells_why_and_what_to_do(client: FlaskClient, delayq: DelayQ) -> None:
+    now, backend = time.time(), delayq.state.backend
+    backend.enqueue([NewJob("j", "a", "q", 1, now, now, b"{}")], now=now, timeout=1.0)
+
+    def why() -> str:
+        return re.sub(r"\s+", " ", page(client, "/jobs/j").text).partition("It waits because ")[2]
+
+    def announce(**facts: Any) -> None:
+        info = json.dumps(facts).encode()
+        backend.announce(ProcessRecord("o", 1, "here", now, time.time(), info))
+
+    assert why().startswith("no process runs jobs: ")
+    announce(tasks={"b": "x"})
+    assert why().startswith("no process knows this task: import its module where the app is made, or")
+    announce(tasks={"a": "x"}, queues=["other"])
+    assert "start flask delayq worker --queues q, or add the queue to DELAYQ_QUEUES." in why()
+    delayq.pause("q")
+    assert why().startswith("queue 'q' is paused: resume it with flask delayq resume q, or on")
+    delayq.resume("q")
+    announce(tasks={"a": "x"}, queues=["q"])
+    assert why() == ""
+
+
 def test_health_tells_people_with_access_why(
     client: FlaskClient, delayq: DelayQ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -651,7 +716,9 @@ def test_health_notes_a_due_queue_that_nobody_serves_and_stays_well() -> None:
     found = data(client, "/health", 200)["health"]
     assert (found["status"], found["notes"][-1]) == (
         "ok",
-        "jobs have been due for 61 s and no process runs any",
+        "jobs have been due for 61 s and no process runs any: they end with this process; run them here "
+        "with delayq.start() or DELAYQ_MODE=thread, or set DELAYQ_URL to a store that other processes "
+        "share",
     )
 
 

@@ -207,7 +207,8 @@ def test_status_names_a_due_queue_that_nobody_serves(shell: Shell, late: float, 
     if exit_code:
         assert text.startswith(
             "failing: jobs of queue 'sums' have been due for 61 s and no process serves it"
-            " (process 77 serves mial)\n"
+            " (process 77 serves mial): start `flask delayq worker --queues sums`,"
+            " or change DELAYQ_QUEUES\n"
         )
         assert "serves it" in shell("check").stdout and shell("check").exit_code == 1
     assert shell("check").exit_code == exit_code
