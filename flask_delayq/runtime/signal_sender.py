@@ -16,7 +16,7 @@ from msgspec import Struct
 from ..backends.base import Backend, Inspectable
 from ..clock import Clock
 from ..errors import BackendError
-from ..job import Claim, StoredState, Verb
+from ..job import Claim, JobRecord, StoredState, Verb
 from ..signals import Signal, emit_contained, job_cancelled
 from ..texts import indented, traceback_of
 from .ended import Ended
@@ -169,10 +169,13 @@ class SignalSender:
         with self._scope():
             ended = news.ended
             if ended is not None and ended.outcome.verb in _AGAIN:
-                if self._was_cancelled(ended.outcome.claim):
-                    news = _News(job_cancelled, {"job": ended.outcome.claim, "reason": ""})
-                elif ended.signal is None:
+                cancelled = self._cancelled(ended.outcome.claim)
+                if cancelled is None and ended.signal is None:
                     return
+                if cancelled is not None and not cancelled.cancel_requested:
+                    return  # it waited by then, and whoever cancelled it has told of that
+                if cancelled is not None:
+                    news = _News(job_cancelled, {"job": ended.outcome.claim, "reason": ""})
             name = news.signal.name
 
             def calling(receiver: object) -> None:
@@ -186,19 +189,17 @@ class SignalSender:
                 calling=calling,
             )
 
-    def _was_cancelled(self, claim: Claim) -> bool:
-        """Whether a job that was to run again was cancelled instead: somebody had asked for that."""
+    def _cancelled(self, claim: Claim) -> JobRecord | None:
+        """The record of a job that was to run again, if it is cancelled by now."""
         if not isinstance(self._backend, Inspectable):
-            return False
+            return None
         try:
             record = self._backend.get(claim.id)
         except BackendError:
-            return False
-        return (
-            record is not None
-            and record.stored is StoredState.CANCELLED
-            and record.claim_no == claim.claim_no
-        )
+            return None
+        if record is None or record.claim_no != claim.claim_no:
+            return None
+        return record if record.stored is StoredState.CANCELLED else None
 
 
 def _name_of(receiver: object) -> str:

@@ -163,6 +163,40 @@ def test_a_retry_that_somebody_cancelled_is_told_as_a_cancel(made: tuple[Flask, 
     assert heard == ["job-cancelled"]
 
 
+def test_a_cancel_is_told_once_also_if_the_retry_before_it_was_not_told_yet(
+    made: tuple[Flask, DelayQ],
+) -> None:
+    """The caller of `cancel` tells of it in its own thread, while a slow receiver holds the others up."""
+    _app, delayq = made
+    called, go_on, caught_up = threading.Event(), threading.Event(), threading.Event()
+    heard: list[tuple[str, str]] = []
+    slow = delayq.task(name="slow")(lambda: None)
+    last = delayq.task(name="last")(lambda: None)
+    again = delayq.task(name="again")(raising(Retry(3600)))
+
+    def hold(name: str, sender: Any, facts: dict[str, Any]) -> None:
+        if facts["job"].task == "slow":
+            called.set()
+            go_on.wait(20)
+        else:
+            caught_up.set()
+
+    def note(name: str, sender: Any, facts: dict[str, Any]) -> None:
+        heard.append((name, facts.get("reason", "")))
+
+    with hearing(job_completed, by=hold), hearing(job_retried, job_cancelled, by=note):
+        delayq.start()
+        slow.enqueue()
+        assert called.wait(5)
+        job = again.enqueue()
+        wait_until(lambda: job.refresh().state is JobState.SCHEDULED, what="it waits again")
+        assert job.cancel("not any more")
+        last.enqueue().wait(5)
+        go_on.set()
+        assert caught_up.wait(5)
+    assert heard == [("job-cancelled", "not any more")]
+
+
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
 def test_a_receiver_that_raises_harms_neither_the_next_one_nor_the_runtime(
     made: tuple[Flask, DelayQ], error: type[BaseException], caplog: pytest.LogCaptureFixture
