@@ -199,7 +199,8 @@ class AppState:
 
         :param role: how it came to this, for the process record.
         :param settings: instead of the app's own (the worker command changes some).
-        :raises RuntimeError: the threads cannot be had; nothing of the runtime is left.
+        :raises RuntimeError: the threads cannot be had, or the main thread has ended; nothing of the
+            runtime is left.
         """
         with self.lock:
             if self.supervisor is not None and self.supervisor.is_running:

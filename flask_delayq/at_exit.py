@@ -11,6 +11,11 @@ from typing import Protocol
 
 from .clock import Clock
 
+OVER = (
+    "the main thread of this process has ended, and with it the interpreter begins to end: no jobs are "
+    "run here any more; let the main thread serve, or wait for the thread that does"
+)
+
 
 class Stoppable(Protocol):
     """What runs jobs and is to be stopped."""
@@ -27,28 +32,40 @@ class Stoppable(Protocol):
 _running: weakref.WeakSet[Stoppable] = weakref.WeakSet()
 _lock = threading.RLock()
 _is_registered = False
+_is_over = False
 
 
 def drain_at_exit(what: Stoppable) -> None:
     """Stop it before the interpreter refuses new threads: jobs that use thread pools or asyncio keep
-    working meanwhile. ``atexit`` would be too late for them."""
+    working meanwhile. ``atexit`` would be too late for them.
+
+    :raises RuntimeError: the end has come, so nothing would stop what is started now.
+    """
     global _is_registered
     with _lock:
+        if _is_over:
+            raise RuntimeError(OVER)
         _running.add(what)
-        if _is_registered:
-            return
-        _is_registered = True
-    register = getattr(threading, "_register_atexit", atexit.register)
-    try:
-        register(_stop_all)
-    except RuntimeError:  # the interpreter is shutting down already
-        _stop_all()
+        if not _is_registered:
+            register = getattr(threading, "_register_atexit", atexit.register)
+            try:
+                register(_end)
+            except RuntimeError as error:
+                raise RuntimeError(OVER) from error
+            _is_registered = True
 
 
 def all_running() -> list[Stoppable]:
     """Everything that was started and is still there."""
     with _lock:  # who goes through the set must not find it growing
         return list(_running)
+
+
+def _end() -> None:
+    global _is_over
+    with _lock:  # whoever starts comes before, and is stopped, or is refused
+        _is_over = True
+    _stop_all()
 
 
 def _stop_all() -> None:

@@ -229,7 +229,10 @@ class DelayQ:
     # --- running ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Run jobs in this process from now on, whatever kind of process it is. Idempotent."""
+        """Run jobs in this process from now on, whatever kind of process it is. Idempotent.
+
+        :raises RuntimeError: threads cannot be had, or the main thread of the process has ended.
+        """
         self.state.start()
 
     def stop(self, timeout: float | None = None) -> bool:

@@ -118,3 +118,71 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 def test_a_child_starts_though_a_thread_of_its_parent_was_starting() -> None:
     ran = program(FORK)
     assert ran.returncode == 0, ran.stderr
+
+
+LATE = """
+_app, delayq = make_app(url=sys.argv[1], workers=1)
+if sys.argv[2] == "before":
+    delayq.start()
+    delayq.stop()
+
+@delayq.task(name="short", on_crash="fail")
+def short():
+    print("a job began that nobody would have stopped")
+
+def start_late():
+    threading.main_thread().join()
+    try:
+        delayq.start()
+    except RuntimeError as error:
+        print("refused:", error)
+    short.enqueue()
+    print(delayq.state.supervisor, delayq.state.health().ok)
+
+threading.Thread(target=start_late).start()
+"""
+
+
+@pytest.mark.parametrize("started", ["before", "never"])
+def test_when_the_main_thread_has_ended_a_start_is_refused_and_says_so(
+    tmp_path: Path, started: str
+) -> None:
+    """Nothing would stop it at the real end, so its jobs would be cut off as by a crash."""
+    ran = program(LATE, f"sqlite:///{tmp_path / 'store.sqlite3'}", started)
+    assert ran.returncode == 0, ran.stderr
+    refused, then = ran.stdout.splitlines()
+    assert "the main thread of this process has ended" in refused
+    assert then == "None False"
+
+
+SERVED = """
+import logging
+from flask import Flask
+from flask_delayq import DelayQ
+
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+app = Flask("served")
+app.config["DELAYQ_URL"] = "memory://"
+delayq = DelayQ(app)
+
+def serve():
+    from werkzeug.serving import make_server
+    threading.main_thread().join()
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    threading.Thread(target=end, args=(server,), daemon=True).start()
+    server.serve_forever()
+
+def end(server):
+    wait_until(lambda: "delayq-launch" not in {one.name for one in threading.enumerate()})
+    server.shutdown()
+
+threading.Thread(target=serve).start()
+"""
+
+
+def test_a_server_without_a_main_thread_is_not_said_to_run_jobs() -> None:
+    ran = program(SERVED)
+    assert ran.returncode == 0, ran.stderr
+    assert "the jobs of served cannot be run in this process" in ran.stdout
+    assert "the main thread of this process has ended" in ran.stdout
+    assert "running jobs of" not in ran.stdout

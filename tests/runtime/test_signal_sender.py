@@ -166,7 +166,7 @@ def test_a_retry_that_somebody_cancelled_is_told_as_a_cancel(made: tuple[Flask, 
 def test_a_cancel_is_told_once_also_if_the_retry_before_it_was_not_told_yet(
     made: tuple[Flask, DelayQ],
 ) -> None:
-    """The caller of `cancel` tells of it in its own thread, while a slow receiver holds the others up."""
+    """Who calls `cancel` tells of it in its own thread, while a slow receiver holds the others up."""
     _app, delayq = made
     called, go_on, caught_up = threading.Event(), threading.Event(), threading.Event()
     heard: list[tuple[str, str]] = []
