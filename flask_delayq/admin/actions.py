@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flask import request, url_for
+from flask import abort, request, url_for
 
 from ..app_state import current_state
 from ..console import presenting
+from ..console.names import no_such_queue
 from ..errors import BackendError
 from .replies import done
 from .request_access import access_for
@@ -51,6 +52,7 @@ def _now_job(job_id: str) -> Response:
 
 def pause_queue(name: str) -> Response:
     """Begin no more jobs of a queue."""
+    _refuse_unknown_queue(name)
     with _noted(name):
         current_state().client.pause(name)
     return _now_queue(name)
@@ -58,6 +60,7 @@ def pause_queue(name: str) -> Response:
 
 def resume_queue(name: str) -> Response:
     """Undo that."""
+    _refuse_unknown_queue(name)
     with _noted(name):
         current_state().client.resume(name)
     return _now_queue(name)
@@ -65,6 +68,7 @@ def resume_queue(name: str) -> Response:
 
 def purge_queue(name: str) -> Response:
     """Cancel the waiting jobs of a queue."""
+    _refuse_unknown_queue(name)
     client = current_state().client
     purged, more = 0, True
     with _noted(name) as details:
@@ -74,6 +78,12 @@ def purge_queue(name: str) -> Response:
             more = step == PURGE_STEP
             details[:] = [f"{purged} jobs"]
     return _now_queue(name, purged=purged, more=more)
+
+
+def _refuse_unknown_queue(name: str) -> None:
+    """404 for a queue that nobody uses: it is a slip, and would be stored; ``?force=1`` takes it."""
+    if request.args.get("force") != "1" and (doubt := no_such_queue(current_state(), name)):
+        abort(404, f"{doubt} (?force=1 takes it all the same)")
 
 
 def _now_queue(name: str, **facts: int) -> Response:

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from ..app_state import current_state
 from ..console import presenting
+from ..console.names import nothing_matches
 from ..console.previews import previews
 from ..errors import ConfigurationError, DelayQError
 from ..job import JobState
@@ -49,8 +50,16 @@ def jobs() -> Response:
     found = {"jobs": rows, "next": further}
     if wants_json():
         return json_reply(found)
-    more = previews(current_state(), [row["id"] for row in rows])
-    return page("jobs", {**found, "more": more, "query": query, "states": list(JobState)})
+    state = current_state()
+    context = {
+        "more": previews(state, [row["id"] for row in rows]),
+        "nothing": "" if rows else nothing_matches(state, query),
+        "query": query,
+        "states": list(JobState),
+        "tasks": sorted(task.name for task in state.registry),
+        "queues": sorted({task.declared.queue for task in state.registry}),
+    }
+    return page("jobs", {**found, **context})
 
 
 def job(job_id: str) -> Response:

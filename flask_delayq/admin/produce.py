@@ -22,7 +22,8 @@ from ..console.json_calls import (
     read_json,
     read_moment,
 )
-from ..errors import DelayQError, EnqueueUncertainError, InvalidNameError
+from ..console.names import like_task, misspelt_queue
+from ..errors import DelayQError, EnqueueUncertainError, InvalidNameError, shown
 from ..handle import Job
 from ..ids import check_name
 from ..job import Priority
@@ -72,7 +73,10 @@ def take() -> BaseResponse:
 
 def _take_json(body: bytes) -> BaseResponse:
     call = JsonCall.read(body)
-    return _accepted(_produced(_allowed_task(call.task), call))
+    task = _allowed_task(call.task)
+    # Asked before: the job makes the name a known one.
+    doubt = misspelt_queue(current_state(), call.queue) if call.queue and _has_token() else ""
+    return _accepted(_produced(task, call), doubt)
 
 
 def _take_form(fields: dict[str, str]) -> BaseResponse:
@@ -120,14 +124,15 @@ def _call_from_form(task: Task[..., Any], fields: dict[str, str]) -> JsonCall:
     return call
 
 
-def _accepted(job: Job[Any]) -> BaseResponse:
+def _accepted(job: Job[Any], doubt: str = "") -> BaseResponse:
     readable = may("read")
     where = url_for("delayq.job", job_id=job.id)
     _note(job.task, job.id)
     if not wants_json():
         return redirect(where if readable else url_for("delayq.offer", stored=job.id), 303)
     row = presenting.job_row(job.record, current_state().clock.now())
-    response = json_reply({"job": row, "created": job.created}, 202)
+    noted = {"note": doubt} if doubt else {}
+    response = json_reply({"job": row, "created": job.created, **noted}, 202)
     if readable:
         response.headers["Location"] = where
     return response
@@ -156,7 +161,8 @@ def _allowed_task(name: str) -> Task[..., Any]:
     task = current_state().registry.find(name)
     if task is None or not _is_allowed(task):
         # One answer for both: what else is registered is nobody's business.
-        abort(404, "no task of this name may be produced here")
+        hint = like_task(name, [one.name for one in _allowed_tasks()])
+        abort(404, f"no task named {shown(name)} may be produced here{hint}")
     return task
 
 

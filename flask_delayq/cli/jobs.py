@@ -10,8 +10,8 @@ import click
 
 from ..app_state import AppState, current_state
 from ..console import presenting
-from ..console.attendance import did_you_mean
 from ..console.json_calls import JsonCall, parameters, produce, read_json, read_moment
+from ..console.names import misspelt_queue, no_such_task, nothing_matches
 from ..handle import Job
 from ..ids import has_moment
 from ..job import JobQuery, JobState, Priority
@@ -97,9 +97,6 @@ def jobs(
     if as_json:
         say_json({"jobs": rows})
         return
-    nothing = "no job matches"
-    if not rows and task is not None and state.registry.find(task) is None:
-        nothing += f"; no task is named {task!r} here{_like_task(state, task)}"
     prefix = "" if wide else common_prefix([row["task"] for row in rows])
     say_table(
         ("JOB", _head(prefix), "STATE", "QUEUE", "ATTEMPT", "DUE"),
@@ -113,7 +110,7 @@ def jobs(
             )
             for row in rows
         ],
-        nothing,
+        "" if rows else nothing_matches(state, query),
         cut=None if wide else 1,
     )
 
@@ -124,13 +121,6 @@ def _short(job_id: str, rows: list[dict[str, Any]]) -> str:
     if not has_moment(job_id) or sum(row["id"].startswith(begin) for row in rows) > 1:
         return job_id
     return begin
-
-
-def _like_task(state: AppState, name: str) -> str:
-    """A hint at a task whose last word is this name, or that looks like it."""
-    names = sorted(task.name for task in state.registry)
-    ending = [one for one in names if one.rpartition(".")[2] == name]
-    return f"; did you mean {ending[0]!r}?" if ending else did_you_mean(name, names)
 
 
 def _job(state: AppState, given: str) -> Job[Any]:
@@ -208,10 +198,11 @@ def enqueue(
     )
     found = state.registry.find(task)
     if found is None:
-        raise click.ClickException(
-            safe(f"no task named {task!r} is registered{_like_task(state, task)}")
-        )
+        raise click.ClickException(safe(no_such_task(state, task)))
+    doubt = "" if queue is None else misspelt_queue(state, queue)
     job = produce(state.client, found, call)
+    if doubt:
+        click.echo(safe(doubt), err=True)
     if as_json:
         row = presenting.job_row(job.record, state.clock.now())
         say_json({"job": row, "created": job.created})

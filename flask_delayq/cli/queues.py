@@ -8,7 +8,7 @@ from flask.cli import with_appcontext
 
 from ..app_state import current_state
 from ..console import presenting
-from ..console.attendance import did_you_mean
+from ..console.names import no_such_queue
 from ..ids import check_name
 from .group import delayq_commands, json_option
 from .output import relative, say, say_json, say_table
@@ -48,12 +48,9 @@ def resume(queue: str, force: bool, as_json: bool) -> None:
 def _refuse_unknown(queue: str, force: bool) -> None:
     """Refuse the name of a queue that nobody uses: it is a slip, and would be stored."""
     check_name("queue", queue)
-    known = () if force else presenting.known_queues(current_state())
-    if not force and queue not in known:
-        raise click.ClickException(
-            f"no task, job or process uses a queue named {queue!r}{did_you_mean(queue, known)} "
-            "(--force takes it all the same)"
-        )
+    doubt = "" if force else no_such_queue(current_state(), queue)
+    if doubt:
+        raise click.ClickException(f"{doubt} (--force takes it all the same)")
 
 
 def _say_queue(queue: str, done: str, as_json: bool) -> None:

@@ -21,8 +21,7 @@ from msgspec import structs
 
 from ..app_state import DRAIN_WORKER, AppState, current_state
 from ..clock import Clock
-from ..console import presenting
-from ..console.attendance import did_you_mean
+from ..console.names import misspelt_queue
 from ..errors import DelayQError
 from ..ids import check_name
 from ..runtime.identity import WORKER
@@ -93,10 +92,7 @@ def worker(
 def _misspelt(state: AppState, names: Iterable[str]) -> Iterator[str]:
     """A sentence for each queue that nobody knows while another one has nearly its name."""
     with suppress(DelayQError):  # a store in trouble is told of by the runtime
-        known = presenting.known_queues(state)
-        for name in names:
-            if name not in known and (hint := did_you_mean(name, known)):
-                yield f"no task, job or process uses a queue named {name!r}{hint}"
+        yield from filter(None, (misspelt_queue(state, name) for name in names))
 
 
 class StopRequest:

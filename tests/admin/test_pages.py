@@ -477,6 +477,42 @@ def test_a_queue_is_paused_resumed_and_purged(client: FlaskClient, delayq: Delay
     assert delayq.counts()["cancelled"] == 2
 
 
+@pytest.mark.parametrize("verb", ["pause", "resume", "purge"])
+def test_a_queue_that_nobody_uses_is_not_found(client: FlaskClient, delayq: DelayQ, verb: str) -> None:
+    delayq.task(name="a", queue="mail")(_nothing)
+    same = {"Sec-Fetch-Site": "same-origin", **JSON}
+    found = client.post(f"/delayq/queues/mial/{verb}", headers=same)
+    assert found.status_code == 404
+    assert found.json["error"]["message"] == (
+        "no task, job or process uses a queue named 'mial'; did you mean 'mail'? "
+        "(?force=1 takes it all the same)"
+    )
+    assert delayq.state.backend.queues(now=0.0) == []
+    assert client.post(f"/delayq/queues/mial/{verb}?force=1", headers=same).status_code == 200
+    assert client.post(f"/delayq/queues/mail/{verb}", headers=same).status_code == 200
+
+
+def test_a_filter_that_finds_nothing_says_what_was_perhaps_meant(
+    client: FlaskClient, delayq: DelayQ
+) -> None:
+    delayq.task(name="app.send", queue="mail")(_nothing)
+
+    def said(query: str) -> str:
+        return page(client, f"/jobs{query}").text
+
+    assert "No job matches." in said("")
+    assert "No job matches." in said("?queue=mail&task=app.send")
+    assert (
+        "No job matches; no task, job or process uses a queue named 'mial'; did you mean 'mail'?"
+    ) in said("?queue=mial")
+    assert "no task named 'send' is registered; did you mean 'app.send'?" in said("?task=send")
+    both = said("?task=xyz&queue=mial")
+    assert "named 'xyz' is registered; no task, job" in both and "did you mean 'mail'?" in both
+    assert "'app.send'? No task, job or process uses" in said("?task=send&queue=mial")
+    html = client.get("/delayq/jobs").text
+    assert '<option value="mail">' in html and '<option value="app.send">' in html
+
+
 def test_a_schedule_is_paused_resumed_and_removed(client: FlaskClient, delayq: DelayQ) -> None:
     @delayq.task(name="a")
     def a() -> None: ...
@@ -801,7 +837,7 @@ def test_where_the_store_lies_is_told_to_readers_alone(
             for found in (
                 client.post("/delayq/produce", json={"task": "a"}, headers=headers),
                 client.post("/delayq/produce", data={"task": "a"}, headers=headers),
-                client.post("/delayq/queues/x/pause", headers=headers),
+                client.post("/delayq/queues/default/pause", headers=headers),
             ):
                 assert found.status_code == 503
                 assert ("/srv/app" in found.text) is told

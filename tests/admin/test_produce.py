@@ -224,7 +224,26 @@ def test_the_content_type_is_exact(app: Flask, delayq: DelayQ, kind: str) -> Non
 )
 def test_unknown_and_unexposed_tasks_are_not_found_alike(app: Flask, name: str) -> None:
     found = app.test_client().post(URL, json={"task": name}, headers=SAME)
-    assert refused(found, 404, "NotFound") == "no task of this name may be produced here"
+    assert refused(found, 404, "NotFound") == f"no task named {name!r} may be produced here"
+
+
+def test_only_a_task_that_may_be_produced_is_suggested(app: Flask) -> None:
+    def told(name: str, headers: dict[str, str]) -> str:
+        found = app.test_client().post(URL, json={"task": name}, headers=headers)
+        return refused(found, 404, "NotFound")
+
+    assert told("sendd", SAME).endswith("here; did you mean 'send'?")
+    assert told("internall", SAME).endswith("here")
+    assert told("internall", AUTH).endswith("here; did you mean 'internal'?")
+
+
+def test_with_the_token_a_queue_that_is_nearly_another_one_is_noted(app: Flask) -> None:
+    call = {"task": "send", "args": ["a"]}
+    found = post(app, {**call, "queue": "mial"})
+    assert found.status_code == 202
+    assert found.json["note"].endswith("uses a queue named 'mial'; did you mean 'mail'?")
+    for queue in ("mail", "mial", "brand-new"):  # that one is known now
+        assert "note" not in post(app, {**call, "queue": queue}).json
 
 
 def test_the_token_may_produce_any_task(app: Flask) -> None:

@@ -403,13 +403,17 @@ def test_lists_fit_a_terminal() -> None:
 
 def test_names_that_are_nearly_right_are_suggested(shell: Shell) -> None:
     shell.delayq.task(name="app.send")(lambda: None)
-    assert "no job matches; no task is named 'ad' here; did you mean 'add'?" in shell.says(
+    assert "no job matches; no task named 'ad' is registered; did you mean 'add'?" in shell.says(
         "jobs", "--task", "ad"
     )
+    assert "uses a queue named 'sum'; did you mean 'sums'?" in shell.says("jobs", "--queue", "sum")
     assert shell.says("jobs", "--task", "add") == "no job matches\n"
     assert "no task named 'send' is registered; did you mean 'app.send'?" in shell.refuses(
         "enqueue", "send"
     )
+    result = shell("enqueue", "add", "--args", "[1]", "--queue", "sum")
+    assert result.exit_code == 0 and "did you mean 'sums'?" in result.stderr
+    assert shell("enqueue", "add", "--args", "[1]", "--queue", "brand-new").stderr == ""
 
 
 def test_colours_are_for_terminals_that_want_them(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
