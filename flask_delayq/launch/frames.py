@@ -50,7 +50,8 @@ def _all_share_one_gil() -> bool:
         return False
 
 
-_asking = threading.Lock()
+# Reentrant: a signal handler may fork, or ask, in the middle of an answer.
+_asking = threading.RLock()
 _paused = False
 
 
@@ -63,21 +64,32 @@ def stacks() -> dict[int, FrameType]:
     # Before Python 3.11.9 a collection inside the call can stop the process for good
     # (python/cpython#106883). One asks at a time, so that none switches it on under another.
     with _asking:
-        _paused = gc.isenabled()
-        gc.disable()
+        outermost = not _paused and gc.isenabled()
         try:
-            # As late as can be: another thread may make an interpreter at any moment before.
-            return sys._current_frames() if frames_are_safe() else {}
-        finally:
-            if _paused:
-                gc.enable()
-            _paused = False
+            try:
+                if outermost:
+                    _paused = True
+                    gc.disable()
+                # As late as can be: another thread may make an interpreter at any moment before.
+                return sys._current_frames() if frames_are_safe() else {}
+            finally:
+                if outermost:
+                    _go_on()
+        finally:  # whatever was thrown into the first
+            if outermost:
+                _go_on()
+
+
+def _go_on() -> None:
+    global _paused
+    gc.enable()
+    _paused = False
 
 
 def _forget_who_asked() -> None:
     """After a fork, in the child: a thread that was asking has stayed with the parent."""
     global _asking, _paused
-    _asking = threading.Lock()
+    _asking = threading.RLock()
     if _paused:
         gc.enable()
     _paused = False

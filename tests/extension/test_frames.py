@@ -5,6 +5,8 @@ It must not know what is looked for in the stacks; `test_launch.py` does.
 
 from __future__ import annotations
 
+import gc
+import os
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
@@ -160,4 +162,55 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 answered.set()
 other.join()
 assert gc.isenabled()
+""")
+
+
+def test_an_exception_while_somebody_asks_leaves_the_collector_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Thrown in from outside, at the end of the call that has switched it off."""
+
+    class Collector(ModuleType):
+        isenabled, enable = staticmethod(gc.isenabled), staticmethod(gc.enable)
+
+        @staticmethod
+        def disable() -> None:
+            gc.disable()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(frames, "gc", Collector("gc"))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launch.stacks()
+        assert gc.isenabled()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system knows no fork")
+def test_a_signal_handler_may_fork_while_its_thread_asks() -> None:
+    """The hook before a fork asks as well."""
+    run("""
+import gc, os, signal
+from flask_delayq.launch import frames
+
+forked = []
+
+def fork(number, frame):
+    if not forked:
+        forked.append(os.getpid())
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if gc.isenabled() else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+
+def safe():
+    signal.raise_signal(signal.SIGUSR1)
+    return True
+
+signal.signal(signal.SIGUSR1, fork)
+os.register_at_fork(before=lambda: frames.stacks().clear())
+frames.frames_are_safe = safe
+frames.stacks().clear()
+assert forked and gc.isenabled() and not frames._paused
 """)
