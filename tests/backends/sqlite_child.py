@@ -21,7 +21,9 @@ from pathlib import Path
 import apsw
 
 from flask_delayq.backends import open_backend
+from flask_delayq.backends.sqlite.file.store import Store
 from flask_delayq.backends.sqlite.host import forking
+from flask_delayq.backends.sqlite.host.marks import Marks
 from flask_delayq.clock import SystemClock
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.ids import new_id
@@ -436,6 +438,69 @@ def fork_beside_makers(path, times):
     present = sum(store.get(job_id) is not None for job_id in acknowledged)
     store.close()
     say(len(list(filter(None, acknowledged))), present)
+
+
+def fork_in_a_fork(path):
+    """A signal handler forks in the middle of the hooks before a fork. Both children use all stores."""
+    stores = [backend(f"{path}{number}") for number in range(3)]
+
+    def use_all():
+        for store in stores:
+            put(store)
+
+    use_all()
+    told = []
+    before_fork = Store.before_fork
+
+    def before_fork_with_a_signal(store, timeout):
+        before_fork(store, timeout)
+        told.append(store)
+        if len(told) == 1:
+            signal.raise_signal(signal.SIGUSR1)
+
+    def fork(*signal_and_frame):
+        child = os.fork()
+        if child == 0:
+            use_all()
+            os._exit(0)
+        say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    Store.before_fork = before_fork_with_a_signal
+    signal.signal(signal.SIGUSR1, fork)
+    fork()
+    use_all()
+    fork()
+
+
+def cut_fork(path):
+    """Something is thrown into a thread that forks, at the end of the hooks. Others fork later."""
+    store = backend(path)
+    put(store)
+    cut = []
+
+    def after_fork_and_throw(marks):
+        after_fork(marks)
+        if not cut:
+            cut.append(marks)
+            raise KeyboardInterrupt
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            put(store)
+            os._exit(0)
+        say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    after_fork = Marks.after_fork_in_parent
+    Marks.after_fork_in_parent = after_fork_and_throw
+    sys.unraisablehook = lambda unraisable: None
+    fork()
+    fork()
+    thread = threading.Thread(target=fork, daemon=True)
+    thread.start()
+    thread.join(10)
+    put(store)
+    say(len(cut), thread.is_alive())
 
 
 def fork_in_c(path):

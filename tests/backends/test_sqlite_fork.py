@@ -48,6 +48,18 @@ def test_a_fork_beside_threads_that_make_backends_is_prepared(path):
         assert process.stderr.read() == ""
 
 
+def test_a_signal_handler_may_fork_in_the_middle_of_a_fork(path):
+    with child("fork_in_a_fork", path) as process:
+        assert [line(process) for _ in range(3)] == ["0", "0", "0"]
+        assert process.wait(20) == 0
+
+
+def test_an_exception_thrown_into_a_fork_leaves_no_later_one_unprepared(path):
+    with child("cut_fork", path) as process:
+        assert [line(process) for _ in range(4)] == ["0", "0", "0", "1 False"]
+        assert process.wait(20) == 0
+
+
 def test_a_child_forked_without_hooks_refuses_the_store_and_its_parent_goes_on(path):
     with child("fork_in_c", path) as process:
         assert [line(process) for _ in range(6)] == [*["closed"] * 4, "False False", "2"]

@@ -13,6 +13,8 @@ import threading
 import weakref
 from typing import Protocol
 
+from ...nesting import is_held_here
+
 TIMEOUT = 5.0
 """Seconds that a fork waits for operations under way; a child that came sooner refuses the store."""
 
@@ -31,7 +33,10 @@ class Forkable(Protocol):
 
 
 _watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
-_forking: list[Forkable] = []
+_told: list[Forkable] = []
+"""Who was told that a fork comes (in a child: all), and not yet that it is over."""
+_depth = 0
+"""Forks under way in the thread that holds the lock: a signal handler may fork in the middle of one."""
 _one_at_a_time = threading.RLock()
 
 
@@ -42,27 +47,60 @@ def watch(what: Forkable) -> None:
 
 
 def _before() -> None:
+    global _depth
     _one_at_a_time.acquire()
-    if _forking:
-        return  # a signal handler forks in the middle of a fork; what is prepared by now is
-    _forking[:] = list(_watched)
-    for what in _forking:
-        what.before_fork(TIMEOUT)
+    _depth += 1
+    for what in list(_watched):
+        if what not in _told:  # by a fork around this one
+            _told.append(what)
+            what.before_fork(TIMEOUT)
 
 
 def _after_in_parent() -> None:
-    for what in _forking:
-        what.after_fork_in_parent()
-    _forking.clear()
-    _one_at_a_time.release()
+    # An exception from outside may cut off each step, so each may be repeated.
+    depth = _depth
+    try:
+        try:
+            _go_on(depth)
+        finally:
+            _go_on(depth)
+    finally:
+        try:
+            _let_go(depth)
+        finally:
+            _let_go(depth)
+
+
+def _go_on(depth: int) -> None:
+    if depth > 1 or not is_held_here(_one_at_a_time):
+        return  # the fork around this one is still to come, or one of another thread
+    while _told:
+        _told[-1].after_fork_in_parent()
+        _told.pop()
+
+
+def _let_go(depth: int) -> None:
+    global _depth
+    if is_held_here(_one_at_a_time) and _depth == depth:
+        _depth = max(depth - 1, 0)
+        _one_at_a_time.release()
 
 
 def _after_in_child() -> None:
-    global _one_at_a_time
+    global _one_at_a_time, _depth
     _one_at_a_time = threading.RLock()
-    for what in _forking:
-        what.after_fork_in_child()
-    _forking.clear()
+    _depth = 0
+    _told[:] = list(_watched)
+    try:
+        _begin_anew()
+    finally:
+        _begin_anew()
+
+
+def _begin_anew() -> None:
+    while _told:
+        _told[-1].after_fork_in_child()
+        _told.pop()
 
 
 if hasattr(os, "register_at_fork"):
