@@ -151,11 +151,21 @@ class Arguments:
             bound = self.signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             unknown = [name for name in kwargs if name not in self.signature.parameters]
-            raise TypeError(f"{self.task}() {error}{option_among(unknown)}") from None
+            hint = option_among(unknown) or f"; it takes {self._said_parameters()}"
+            raise TypeError(f"{self.task}() {error}{hint}") from None
         for parameter in self.signature.parameters.values():
             if parameter.kind is parameter.VAR_POSITIONAL and parameter.name in bound:
                 bound[parameter.name] = list(bound[parameter.name])
         return bound
+
+    def _said_parameters(self) -> str:
+        """``(to, text=...)``: no default, which might be long or a secret."""
+        parameters = self.signature.parameters.values()
+        said = (
+            _STARS.get(p.kind, "") + p.name + ("" if p.default is p.empty else "=...")
+            for p in parameters
+        )
+        return f"({', '.join(said)})"
 
     def _changed(self, call: Struct, arrived: Struct, equal: bool) -> tuple[str, str] | None:
         """The first part that would arrive changed: its path and how."""

@@ -90,7 +90,8 @@ def difference(sent: Any, got: Any, strict: bool) -> tuple[str, str] | None:
         if (plain or not strict) and is_equal(sent, got):
             return None
         if got is None:
-            return "", f"JSON has no such {type(sent).__name__}: it would arrive as null"
+            what = f"JSON has no such {type(sent).__name__}"
+            return "", f"{what}: it would arrive as null; pass None, or a text"
         return "", (
             f"would arrive as {type(got).__name__} instead of {type(sent).__name__}; "
             f"annotate the parameter with the type that it takes, or pass plain JSON data"

@@ -165,7 +165,7 @@ def _alone(config: Mapping[str, Any], name: str, reader: Callable[[Any], Any], d
 
 def _unknown(key: str, known: Iterable[str]) -> str:
     near = get_close_matches(key[len(PREFIX) :].lower(), known, 1)
-    hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+    hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else "; remove it"
     return f"{key} is no setting{hint}"
 
 

@@ -158,7 +158,10 @@ class JobNotFoundError(JobError, LookupError):
     """No job has this id (any more: finished jobs are pruned after the retention)."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"no job has the id {shown(job_id)}", job_id)
+        super().__init__(
+            f"no job has the id {shown(job_id)}; ended ones are deleted after DELAYQ_RETENTION seconds",
+            job_id,
+        )
 
 
 class JobConflictError(JobError):
@@ -180,7 +183,8 @@ class InvalidTransitionError(JobError):
     """
 
     def __init__(self, job_id: str, state: str, action: str) -> None:
-        super().__init__(f"cannot {action} job {job_id!r}: it is {state}", job_id)
+        hint = "; only a failed or cancelled job can run again" if action == "retry" else ""
+        super().__init__(f"cannot {action} job {job_id!r}: it is {state}{hint}", job_id)
         self.state = state
         self.action = action
 
@@ -202,7 +206,10 @@ class JobNotFinishedError(JobError):
     """``result`` was asked before the job was final."""
 
     def __init__(self, job_id: str, state: str) -> None:
-        super().__init__(f"job {job_id!r} has no result yet: it is {state}", job_id)
+        super().__init__(
+            f"job {job_id!r} has no result yet: it is {state}; wait for it, or refresh() and look again",
+            job_id,
+        )
         self.state = state
 
 
@@ -279,9 +286,12 @@ class QueueFullError(BackendError):
 
     def __init__(self, queue: str | None, limit: int) -> None:
         if queue is None:
-            super().__init__(f"the store is full: at most {limit:,} jobs may wait in all queues")
+            full, setting = f"the store is full: at most {limit:,} jobs may wait in all queues", "_TOTAL"
         else:
-            super().__init__(f"queue {queue!r} is full: at most {limit:,} jobs may wait in it")
+            full, setting = f"queue {queue!r} is full: at most {limit:,} jobs may wait in it", ""
+        super().__init__(
+            f"{full}; try again later, run more workers, or raise DELAYQ_MAX_PENDING{setting}"
+        )
         self.queue = queue
         self.limit = limit
 

@@ -33,9 +33,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+NO_JOB = "current_job is known only while a task runs; ask `if current_job:` first"
+
 current_job: RunningJob = cast(
     RunningJob,
-    LocalProxy(running_job, unbound_message="current_job is known only while a task runs"),
+    LocalProxy(running_job, unbound_message=NO_JOB),
 )
 """The job that runs here, inside a task."""
 

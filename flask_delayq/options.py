@@ -135,15 +135,26 @@ class TaskKeywords(TypedDict, total=False):
     timezone: str | None
 
 
-_NOT_YET = "there is no such thing yet"
+_NO_LIMIT_OF_TIME = (
+    "there is no such thing yet; give each call that waits a time limit of its own, and look at the "
+    "clock in loops"
+)
+_NO_RATE = (
+    "there is no such thing yet; give the task a queue= of its own, served by "
+    "`flask delayq worker --queues NAME --workers 1`"
+)
+_NOT_ONCE = "there is no such thing yet; task.options(id=...) stores one job for each id"
+_NO_END = "there is no such thing yet; let the task return at once if it begins too late"
 
 TASK_HINTS = {
     **dict.fromkeys(("retries", "max_retries"), "use max_attempts=, which counts the first run too"),
     **dict.fromkeys(("autoretry_for", "retry_for"), "use retry=RetryPolicy(retry_on=(...), ...)"),
     **dict.fromkeys(("retry_backoff", "retry_delay", "default_retry_delay"), "use backoff="),
     **dict.fromkeys(("crontab", "run_every", "interval"), "use every= seconds or cron= a cron line"),
-    **dict.fromkeys(("timeout", "time_limit", "soft_time_limit", "job_timeout"), _NOT_YET),
-    **dict.fromkeys(("rate_limit", "rate", "concurrency", "unique", "expires"), _NOT_YET),
+    **dict.fromkeys(("timeout", "time_limit", "soft_time_limit", "job_timeout"), _NO_LIMIT_OF_TIME),
+    **dict.fromkeys(("rate_limit", "rate", "concurrency"), _NO_RATE),
+    "unique": _NOT_ONCE,
+    "expires": _NO_END,
     "bind": "leave it out; the running job is flask_delayq.current_job",
     "ignore_result": "leave it out; results are kept for DELAYQ_RETENTION seconds",
 }
@@ -153,7 +164,9 @@ CALL_HINTS = {
     **dict.fromkeys(("countdown", "delay"), "use task.enqueue_in(seconds, ...)"),
     **dict.fromkeys(("eta", "run_at", "when"), "use task.enqueue_at(when, ...)"),
     **dict.fromkeys(("job_id", "task_id"), "use task.options(id=...)"),
-    **dict.fromkeys(("timeout", "time_limit", "job_timeout", "expires", "ttl", "unique"), _NOT_YET),
+    **dict.fromkeys(("timeout", "time_limit", "job_timeout"), _NO_LIMIT_OF_TIME),
+    **dict.fromkeys(("expires", "ttl"), _NO_END),
+    "unique": "use task.options(id=...): one job is stored for each id",
     **dict.fromkeys(("retry", "retries"), "use task.options(max_attempts=...)"),
     "args": "give the arguments as they are: task.enqueue(1, 2)",
 }
@@ -161,11 +174,12 @@ CALL_HINTS = {
 
 
 def unknown_option(name: str, known: Iterable[str], hints: Mapping[str, str]) -> str:
-    """What to say after "no option is named ...": the way to do it here, or "did you mean"."""
+    """What to say after "no option is named ...": the way to do it here, "did you mean", or what there
+    is."""
     if name in hints:
         return f": {hints[name]}"
     near = get_close_matches(name, list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
 
 
 def declare_task(name: str, **options: Any) -> TaskOptions:
@@ -180,7 +194,11 @@ def declare_task(name: str, **options: Any) -> TaskOptions:
             raise ConfigurationError(f"task {name!r}: no option is named {option!r}{hint}", key=option)
     rule = None
     if options.get("timezone") is not None and options.get("cron") is None:
-        raise ConfigurationError(f"task {name!r}: timezone= goes with cron=", key="timezone")
+        zone = shown(options["timezone"])
+        raise ConfigurationError(
+            f"task {name!r}: timezone={zone} goes with cron=; give a cron line, too, or leave it out",
+            key="timezone",
+        )
     if options.get("every") is not None or options.get("cron") is not None:
         rule = make_rule(options.get("every"), options.get("cron"), options.get("timezone"))
     on_crash = options.get("on_crash", "retry")
@@ -230,7 +248,10 @@ def _retry(name: str, options: dict[str, Any]) -> RetryPolicy | None:
     if runs is None and backoff is None:
         return None
     if runs is None:
-        raise ConfigurationError(f"task {name!r}: backoff= needs max_attempts=", key="backoff")
+        raise ConfigurationError(
+            f"task {name!r}: backoff={shown(backoff)} needs max_attempts=, how often it may run in all",
+            key="backoff",
+        )
     return RetryPolicy.of(runs, backoff)
 
 

@@ -121,7 +121,8 @@ def make_rule(
     :raises DelayError: for an interval that is no duration.
     """
     if (every is None) == (cron is None):
-        raise ConfigurationError("give exactly one of every= and cron=", key="every")
+        given = "neither" if every is None else f"every={shown(every)} and cron={shown(cron)}"
+        raise ConfigurationError(f"give exactly one of every= and cron=, not {given}", key="every")
     if every is not None:
         if timezone is not None:
             raise ConfigurationError("timezone= goes with cron=, not with every=", key="timezone")
@@ -144,7 +145,8 @@ def make_rule(
     try:
         rule.next_after(0.0)
     except RuleError as error:
-        raise ConfigurationError(str(error), key="cron") from error
+        like = "the fields are minute hour day month weekday, for example '30 3 * * 1-5'"
+        raise ConfigurationError(f"{error}; {like}", key="cron") from error
     return rule
 
 

@@ -13,6 +13,8 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _IN_URL = re.compile(r"://(?:([^\s/?#@:\udc00]*):)?[^\s/?#\udc00]*@")
 # A lone surrogate ends it too: whoever joins many texts may put one between them.
 
+_BEGINS_LIKE_YOU = re.compile(r"use|uni(?!n)|uu|ur[il]|utc|eu|one", re.IGNORECASE)
+
 
 def visible(text: str, *, lines: bool = False) -> str:
     """The text with control and format characters (escape sequences, bidi marks) and lone surrogates
@@ -33,8 +35,9 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 
 def with_article(noun: str) -> str:
-    """``a list``, ``an object``."""
-    return f"{'an' if noun[:1] in set('aeiouAEIOU') else 'a'} {noun}"
+    """``a list``, ``an object``, ``a User``."""
+    sounds_open = noun[:1] in set("aeiouAEIOU") and not _BEGINS_LIKE_YOU.match(noun)
+    return f"{'an' if sounds_open else 'a'} {noun}"
 
 
 def indented(text: str) -> str:

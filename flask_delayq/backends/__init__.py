@@ -55,6 +55,8 @@ def open_backend(url: str, *, clock: Clock | None = None, **options: object) -> 
     if scheme not in _SCHEMES:
         near = get_close_matches(scheme, _SCHEMES, 1)
         hint = f"; did you mean {near[0]}://?" if near else ""
+        if not scheme:
+            hint = "; a path is written sqlite:///delayq.sqlite3, an absolute one sqlite:////srv/delayq.sqlite3"
         known = ", ".join(f"{name}://" for name in sorted(_SCHEMES))
         raise ConfigurationError(
             f"no backend for {scheme + '://' if scheme else 'a URL without scheme'} "

@@ -156,6 +156,8 @@ def show(job_id: str, as_json: bool) -> None:
             say(f"{name + ':':<14}{value if isinstance(value, str) else json.dumps(value)}")
     if error is not None:
         say(f"{'error:':<14}{error['type']}: {error['message']}")
+        if error["remedy"]:
+            say(f"{'remedy:':<14}{error['remedy']}")
         if error["traceback"]:
             click.echo(safe(error["traceback"], lines=True))
 

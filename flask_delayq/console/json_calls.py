@@ -60,6 +60,13 @@ class JsonCall(Struct, frozen=True, forbid_unknown_fields=True):
 _calls = msgspec.json.Decoder(JsonCall)
 
 
+_LIKE = {
+    list: """; write it like '["ann", 1]'""",
+    dict: """; write it like '{"to": "ann"}'""",
+    float: "; write a number",
+}
+
+
 def read_json(what: str, text: str, kind: type[Any]) -> Any:
     """A value from JSON text.
 
@@ -70,7 +77,10 @@ def read_json(what: str, text: str, kind: type[Any]) -> Any:
     try:
         return msgspec.json.decode(text.encode("utf-8", "replace"), type=kind)
     except msgspec.MsgspecError as error:
-        raise BadCallError(f"{what} cannot be read: {error}") from None
+        like = _LIKE.get(getattr(kind, "__origin__", kind), "")
+        # What a form holds may be a secret, and is still in its field.
+        value = f" {shown(text)}" if what.startswith("--") else ""
+        raise BadCallError(f"{what}{value} cannot be read: {error}{like}") from None
     except RecursionError:
         raise BadCallError(f"{what} cannot be read: it is nested too deeply") from None
 

@@ -25,6 +25,7 @@ from ..task import Task
 from ..texts import without_password
 from . import attendance
 from .redacting import Redaction
+from .remedies import remedy
 from .waiting import how_to_run, why_it_waits
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def job_page(state: AppState, record: JobRecord) -> View:
             "type": failure.type,
             "message": redaction.text(failure.message),
             "traceback": redaction.text(failure.traceback),
+            "remedy": remedy(failure.message),
         }
     return {
         **job_row(record, state.clock.now()),

@@ -12,6 +12,7 @@ import enum
 import functools
 import inspect
 import math
+import re
 import typing
 import uuid
 from decimal import Decimal
@@ -742,7 +743,20 @@ def test_a_call_that_does_not_fit_is_a_type_error_in_the_words_of_a_call(
         with pytest.raises(TypeError) as caught:
             try_it()
         assert not isinstance(caught.value, ArgumentError)
-        assert str(caught.value) == f"mail.send() {expected.value}"
+        said, _, takes = str(caught.value).partition("; it takes ")
+        assert said == f"mail.send() {expected.value}"
+        assert takes.startswith("(") and all(name in takes for name in arguments_of(function))
+
+
+def arguments_of(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_a_call_that_does_not_fit_is_told_what_fits_without_defaults() -> None:
+    def send(to: str, *more: str, key: str = "hunter2", **rest: int) -> None: ...
+
+    with pytest.raises(TypeError, match=re.escape("'to'; it takes (to, *more, key=..., **rest)")):
+        Arguments(send, "send").encode((), {})
 
 
 def test_paths_name_extra_arguments() -> None:
