@@ -34,7 +34,7 @@ RUNTIME_KNOWS = {"task", "arguments", "running", "backends.base"}
 
 # What every backend may share; any other module in backends/ belongs to one engine.
 CONTRACT = {"backends.base", "backends.capabilities"}
-SHARED_BY_ENGINES = {"base", "capabilities", "crashes", "nesting", "order"}
+SHARED_BY_ENGINES = {"base", "capabilities", "crashes", "endings", "nesting", "order"}
 
 # The rooms of the sqlite engine, and what each may import of the others. See its README.
 SQLITE_ROOMS = {

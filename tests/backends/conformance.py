@@ -21,6 +21,7 @@ import pytest
 from msgspec.structs import replace
 
 from backends.model import check_against_model
+from flask_delayq.backends import endings
 from flask_delayq.backends.base import Backend, Inspectable, Schedulable
 from flask_delayq.errors import JobConflictError, JobNotFoundError, QueueFullError
 from flask_delayq.job import (
@@ -1334,6 +1335,18 @@ class StoreConformance:
         backend.withdraw("me")
         backend.announce(late)
         assert backend.processes() == []
+
+    def test_of_those_who_withdrew_only_the_last_are_remembered(
+        self, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each inline enqueue is an owner of its own, so there is no end of them."""
+        monkeypatch.setattr(endings, "MOST", 10)
+        for number in range(30):
+            backend.withdraw(f"w{number}")
+        late = ProcessRecord("w29", 1, "host", NOW, NOW, b"{}")
+        backend.announce(late)
+        assert backend.processes() == []
+        assert len(backend._ended) <= 10  # type: ignore[attr-defined]
 
     def test_a_living_process_is_not_rescued_from(self, backend: Backend, reopen: Fresh) -> None:
         backend.announce(ProcessRecord("me", 1, "host", NOW, NOW, b"{}"))

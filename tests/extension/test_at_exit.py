@@ -168,15 +168,16 @@ delayq = DelayQ(app)
 def serve():
     from werkzeug.serving import make_server
     threading.main_thread().join()
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    threading.Thread(target=end, args=(server,), daemon=True).start()
-    server.serve_forever()
+    servers.append(make_server("127.0.0.1", 0, app, threaded=True))
+    servers[0].serve_forever()
 
-def end(server):
+def end():
     wait_until(lambda: "delayq-launch" not in {one.name for one in threading.enumerate()})
-    server.shutdown()
+    servers[0].shutdown()
 
-threading.Thread(target=serve).start()
+servers = []
+for target in (serve, end):  # now: Python 3.12.0 to 3.12.2 let no thread begin later
+    threading.Thread(target=target).start()
 """
 
 

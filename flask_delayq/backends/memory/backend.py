@@ -24,6 +24,7 @@ from ...job import (
     StoredState,
 )
 from ..base import Backend
+from ..endings import LastEnded
 from ..order import Turns
 from . import changes
 from .choosing import Levels, add_one_suspect, holds_due, order_by_task, put_back
@@ -61,7 +62,7 @@ class MemoryBackend(Inspection, MemorySchedules, Backend):
         self._clock = clock
         self._store = shared_store(match[1]) if match[1] else Store()
         self._turns = Turns()
-        self._withdrawn: set[str] = set()
+        self._ended = LastEnded()
 
     @property
     def url(self) -> str:
@@ -366,14 +367,14 @@ class MemoryBackend(Inspection, MemorySchedules, Backend):
     def announce(self, process: ProcessRecord) -> None:
         store = self._store
         with store.lock:
-            if process.owner not in self._withdrawn:
+            if process.owner not in self._ended:
                 store.processes[process.owner] = process
 
     def withdraw(self, owner: str) -> None:
         store = self._store
         now = self._clock.now()
         with store.lock, store.whole:
-            self._withdrawn.add(owner)
+            self._ended[owner] = True
             store.processes.pop(owner, None)
             for row in [row for row in store.running.values() if row.owner == owner]:
                 give_back(store, row, now)

@@ -22,6 +22,7 @@ from ...job import (
     Verb,
 )
 from ..base import Backend, Doorbell, Schedulable
+from ..endings import LastEnded
 from ..order import Turns
 from .file.checkpoints import Checkpoints
 from .file.connection import Sql
@@ -88,7 +89,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         self._turns = Turns()
         # For as long as this object lives: a claim may wait for the store when its owner has gone.
         self._claim_no_more: set[str] = set()
-        self._ended: dict[str, bool] = {}  # withdrawn or let go; whether no record tells of it any more
+        self._ended = LastEnded()  # withdrawn or let go; whether no record tells of it any more
 
     @property
     def url(self) -> str:
@@ -338,13 +339,13 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
             self._bells.ring()
 
     def let_go(self, owner: str) -> None:
-        self._ended.setdefault(owner, False)
+        self._ended[owner] = self._ended.get(owner, False)
         self._end_signs(owner)
 
     def _end_signs(self, owner: str) -> None:
         self._marks.let_go(owner)
         self._signs.let_go(owner)
-        if self._ended[owner]:
+        if self._ended.get(owner):
             self._marks.remove(owner)
             self._signs.remove(owner)
 
