@@ -6,8 +6,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
-from flask import Blueprint, Response, current_app
+from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RoutingException
 
 from ..console.json_calls import BadCallError, NotOpenError
 from ..errors import (
@@ -96,10 +97,14 @@ def on_http_error(error: HTTPException) -> BaseResponse:
         type(error).__name__ == "CSRFError"
     ):  # Flask-WTF, which asks for its own token before we are asked
         message += CSRF_HINT
-    response = error_reply(error.name.replace(" ", ""), message, status)
+    return _with_headers_of(error, error_reply(error.name.replace(" ", ""), message, status))
+
+
+def _with_headers_of(error: HTTPException, response: Response) -> Response:
+    """The response with what the error itself wants in its headers, for example ``WWW-Authenticate``."""
     for name, value in error.get_headers():
-        if name not in ("Content-Type", "Content-Length"):
-            response.headers[name] = value
+        if name.title() not in ("Content-Type", "Content-Length"):
+            response.headers.add(name, value)  # a 401 may name several ways in
     return response
 
 
@@ -108,13 +113,15 @@ def answer_of_the_app(error: HTTPException) -> Any:
     lead to its login or look as if there were no such page."""
     if error.response is not None:
         return error.response
+    if isinstance(error, RoutingException):  # a redirect, which is no error to Flask either
+        return error.get_response(request.environ)
     if not wants_json():
         handlers = current_app.error_handler_spec[None]
         for code in (error.code, None):
             for kind in type(error).__mro__:
                 if (handler := handlers.get(code, {}).get(kind)) is not None:
                     return current_app.ensure_sync(handler)(error)
-    return text_reply(error.description or error.name, error.code or 500)
+    return _with_headers_of(error, text_reply(error.description or error.name, error.code or 500))
 
 
 def on_our_error(error: DelayQError) -> Response:

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from flask import Request, abort, redirect
 from flask.testing import FlaskClient
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import HTTPException, TooManyRequests, Unauthorized
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import RequestRedirect
 from werkzeug.test import Client, EnvironBuilder
 
 from flask_delayq.admin.access import Access, is_local, is_same_origin, judge
@@ -365,6 +368,44 @@ def test_an_abort_of_the_function_is_answered_by_the_app() -> None:
     assert (found.status_code, found.text) == (404, "the app's own page")
     assert found.text == client.get("/nowhere").text
     assert client.get("/delayq/", headers={"Accept": "application/json"}).json["error"]
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+def test_an_abort_of_the_function_keeps_its_headers(accept: str) -> None:
+    app, delayq = make_app()
+    errors: list[HTTPException] = []
+
+    @delayq.admin_access
+    def may(action: str) -> bool:
+        raise errors[0]
+
+    def answered(error: HTTPException) -> Any:
+        errors[:] = [error]
+        found = app.test_client().get("/delayq/", headers={"Accept": accept})
+        assert found.mimetype == ("application/json" if accept == "application/json" else "text/plain")
+        assert found.headers["X-Frame-Options"] == "DENY"
+        assert len(found.headers.getlist("Content-Type")) == 1
+        return found
+
+    ways = [WWWAuthenticate("basic", {"realm": "jobs"}), WWWAuthenticate("bearer")]
+    found = answered(Unauthorized(www_authenticate=ways))
+    assert (found.status_code, found.headers.getlist("WWW-Authenticate")) == (
+        401,
+        [str(one) for one in ways],
+    )
+    found = answered(TooManyRequests(retry_after=7))
+    assert (found.status_code, found.headers["Retry-After"]) == (429, "7")
+
+
+def test_a_redirect_that_the_function_raises_is_one() -> None:
+    def may(action: str) -> bool:
+        raise RequestRedirect("/login")
+
+    app, delayq = make_app()
+    delayq.admin_access(may)
+    found = app.test_client().get("/delayq/")
+    assert (found.status_code, found.headers["Location"]) == (308, "/login")
+    assert found.headers["X-Frame-Options"] == "DENY"
 
 
 def test_a_decision_for_one_app_is_none_for_another() -> None:
