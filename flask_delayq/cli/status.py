@@ -197,8 +197,22 @@ def check(ctx: click.Context, as_json: bool) -> None:
         say(f"  {problem}")
     if unserved:
         say(unserved)
-    say(f"launch: {launch.describe()}")
+    say(f"launch: {_launch(state)}")
     ctx.exit(0 if ok else 1)
+
+
+def _launch(state: AppState) -> str:
+    """Whether this process runs jobs, and which ones do."""
+    found = launch.describe()
+    if found == launch.NO_SERVER and not state.backend.url.startswith("memory:"):
+        found += _WHO_RUNS_JOBS.get(state.mode, "")
+    return found
+
+
+_WHO_RUNS_JOBS = {
+    "auto": "; a server does, or `flask delayq worker`",
+    "external": "; `flask delayq worker` does (mode external)",
+}
 
 
 def _say_sharing(state: AppState) -> None:

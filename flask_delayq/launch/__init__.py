@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Launchable", "arm", "describe", "disarm", "frames_are_safe", "serving", "stacks"]
 
+NO_SERVER = "this process serves no requests, so it runs no jobs"
+
 _process = Process()
 _is_hooked = False
 
@@ -55,8 +57,8 @@ def describe() -> str:
         reason = reason_against_threads()
         return f"serves ({proof})" + (f", but {reason}" if reason else "")
     if not frames_are_safe():
-        return "not seen to serve; stacks cannot be read here, so the first request decides"
-    return "not seen to serve, so it runs no jobs by itself"
+        return "this process runs no jobs before its first request (stacks cannot be read here)"
+    return NO_SERVER
 
 
 def _hook_forks() -> None:

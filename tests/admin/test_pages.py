@@ -457,6 +457,28 @@ def test_damaged_and_forged_rows_are_shown_as_far_as_they_can_be_read(tmp_path: 
     delayq.state.close()
 
 
+@pytest.mark.parametrize("state", "scheduled ready running stopping completed cancelled".split())
+def test_the_page_of_a_job_offers_what_its_state_allows(
+    client: FlaskClient, delayq: DelayQ, state: str
+) -> None:
+    task = delayq.task(name="t")(_nothing)
+    job = task.enqueue_in(60) if state == "scheduled" else task.enqueue()
+    if state in ("completed", "cancelled"):
+        if state == "cancelled":
+            job.cancel()
+        delayq.drain()
+    elif state in ("running", "stopping"):
+        now = delayq.state.clock.now()
+        assert delayq.state.backend.claim(None, now=now, limit=1, owner="o", lease=60.0)
+        if state == "stopping":
+            job.cancel()
+    offered = re.findall(r"<button>(.*?)</button>", client.get(f"/delayq/jobs/{job.id}").text)
+    wanted = {"running": ["Ask it to stop"], "cancelled": ["Retry now"], "stopping": [], "completed": []}
+    assert offered == wanted.get(state, ["Cancel"])
+    delayq.admin_access(lambda action: action == "read")
+    assert "<button" not in client.get(f"/delayq/jobs/{job.id}").text
+
+
 # --- queues and schedules --------------------------------------------------------------------------
 
 
@@ -597,6 +619,8 @@ def test_threads_are_bounded_and_taken_once_a_second(
         first = data(client, "/threads")
         assert len(first["threads"]) == 5
         assert first["left_out"] >= 4
+        html = client.get("/delayq/threads").text
+        assert f"{threads.DEPTH}+ calls" in html and "<details>" in html
         deepest = [thread for thread in first["threads"] if thread["deeper"]]
         assert all(len(thread["stack"]) == threads.DEPTH for thread in deepest)
         assert deepest

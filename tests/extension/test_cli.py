@@ -582,8 +582,18 @@ def test_check_says_where_jobs_live_and_whether_they_stay(tmp_path: Path) -> Non
     text = shell.says("check")
     assert "configuration: ok" in text
     assert str(tmp_path / "delayq.sqlite3") in text and "instance folder" in text
-    assert "launch: not seen to serve" in text
+    assert text.endswith(
+        "launch: this process serves no requests, so it runs no jobs; a server does, or "
+        "`flask delayq worker`\n"
+    )
     shell.delayq.state.close()
+    for mode, who in (
+        ("external", "jobs; `flask delayq worker` does (mode external)\n"),
+        ("thread", "jobs\n"),
+    ):
+        other, its_delayq = make_app(mode=mode, url=f"sqlite:///{tmp_path}/other")
+        assert Shell(other, its_delayq).says("check").endswith(who)
+        its_delayq.state.close()
     app, delayq = make_app()
     assert "end with it" in Shell(app, delayq).says("check")
 

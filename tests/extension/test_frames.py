@@ -80,7 +80,7 @@ def test_frames_are_left_alone_where_nobody_can_tell(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "_interpreters", ModuleType("_interpreters"))
     assert not launch.frames_are_safe()
     assert launch.stacks() == {}
-    assert "stacks cannot be read here, so the first request decides" in launch.describe()
+    assert "runs no jobs before its first request (stacks cannot be read here)" in launch.describe()
 
 
 def test_frames_are_left_alone_on_a_free_threaded_build(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -424,7 +424,7 @@ def child_and_grandchild():
     assert fork(child) == 0
 
 # The watcher has had no time to ask: the fork does.
-assert launch.describe() == "not seen to serve, so it runs no jobs by itself"
+assert launch.describe() == launch.NO_SERVER
 assert in_loop(lambda: fork(child_and_grandchild)) == 0
 soon(lambda: state.told)
 assert state.told == ["werkzeug"] and state.thread == "delayq-launch"
