@@ -25,6 +25,10 @@ class Bell:
             with suppress(RuntimeError):  # somebody else was first
                 self._lock.release()
 
+    def hush(self) -> None:
+        """Forget the rings so far."""
+        self._lock.acquire(blocking=False)
+
     def wait(self, timeout: float | None) -> bool:
         """Wait until it rings, at most ``timeout`` seconds (``None``: for ever); whether it did."""
         if timeout is None:

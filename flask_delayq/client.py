@@ -324,13 +324,15 @@ class Client:
         """Why nobody may run what is waited for, with what to do; empty where jobs run here."""
         return "" if self.runner is not None else self.idle_hint()
 
-    def announce_end(self, job_ids: Iterable[str]) -> None:
-        """Wake whoever waits for these jobs in this process."""
-        if not self._waiting:
-            return
-        for job_id in job_ids:
-            for bell in tuple(self._waiting.get(job_id, ())):  # the list changes meanwhile
-                bell.ring()
+    def announce_end(self, job_ids: Iterable[str]) -> bool:
+        """Wake whoever waits for these jobs in this process; whether anybody does."""
+        found = False
+        if self._waiting:
+            for job_id in job_ids:
+                for bell in tuple(self._waiting.get(job_id, ())):  # the list changes meanwhile
+                    bell.ring()
+                    found = True
+        return found
 
     def await_change(self, job_id: str, look: Callable[[], bool], timeout: float | None) -> bool:
         """Repeat ``look`` until it is true, at most ``timeout`` seconds.

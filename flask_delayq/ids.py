@@ -45,7 +45,7 @@ def new_id() -> str:
     return f"{digits}{next(_count) & 0xFFFFFF:06x}{tail}"
 
 
-_MADE_HERE = re.compile(r"[0-9a-f]{28}", re.ASCII)
+_MADE_HERE = re.compile(r"[0-9a-fA-F]{28}", re.ASCII)
 
 
 def has_moment(job_id: str) -> bool:

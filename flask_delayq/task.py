@@ -199,6 +199,8 @@ class TaskRegistry:
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task[..., Any]] = {}
+        self.names: Collection[str] = self._tasks.keys()
+        """All names and aliases; a view that grows with the registry."""
 
     def add(self, task: Task[..., Any]) -> None:
         """Register a task under its name and aliases.
@@ -227,11 +229,6 @@ class TaskRegistry:
         if task is None:
             raise TaskNotFoundError(name, get_close_matches(name, self._tasks, 3))
         return task
-
-    @property
-    def names(self) -> Collection[str]:
-        """All names and aliases; a view that grows with the registry."""
-        return self._tasks.keys()
 
     def __iter__(self) -> Iterator[Task[..., Any]]:
         return iter(sorted(set(self._tasks.values()), key=lambda task: task.name))

@@ -6,13 +6,14 @@ Threads are started by nobody; a test calls turns and runs items itself.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from flask_delayq.backends import open_backend
 from flask_delayq.client import Client
 from flask_delayq.config import Settings
+from flask_delayq.job import Outcome
 from flask_delayq.options import declare_task
 from flask_delayq.runtime.dispatcher import Dispatcher
 from flask_delayq.runtime.executor import Executor
@@ -38,6 +39,7 @@ class Parts:
         self.items: list[HeldClaim] = []
         self.woken = 0
         self.recorded: list[str] = []
+        self.awaited = False
         self.pool: WorkerPool[HeldClaim] = WorkerPool(
             self.settings.workers, self.items.append, self._wake, "test"
         )
@@ -46,7 +48,7 @@ class Parts:
             self.backend,
             self.clock,
             self.claims,
-            lambda outcomes: self.recorded.extend(o.claim.id for o in outcomes),
+            self._on_recorded,
             self._wake,
         )
         self.dispatcher = Dispatcher(
@@ -65,6 +67,10 @@ class Parts:
 
     def _wake(self) -> None:
         self.woken += 1
+
+    def _on_recorded(self, outcomes: Sequence[Outcome]) -> bool:
+        self.recorded.extend(outcome.claim.id for outcome in outcomes)
+        return self.awaited
 
     def task(self, function: Callable[..., Any] = lambda: None, **options: Any) -> Task[..., Any]:
         """Register a function."""

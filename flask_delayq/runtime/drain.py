@@ -42,7 +42,8 @@ class Drain:
 
     :param scope: makes the context in which each job runs.
     :param sender: the sender of signals.
-    :param on_recorded: called with the ids of jobs whose outcome was written.
+    :param on_recorded: called with the ids of jobs whose outcome was written; returns whether anybody
+        waited for one of them.
     :param threads: whether threads run in this process; without one nothing is renewed, so a job longer
         than the lease may be taken back.
     """
@@ -55,7 +56,7 @@ class Drain:
         clock: Clock,
         scope: Callable[[], AbstractContextManager[Any]],
         sender: object,
-        on_recorded: Callable[[Iterable[str]], None] = lambda ids: None,
+        on_recorded: Callable[[Iterable[str]], bool] = lambda ids: False,
         name: str = "",
         *,
         threads: bool = True,

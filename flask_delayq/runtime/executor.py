@@ -45,6 +45,9 @@ _log = logging.getLogger(__name__)
 TEXT_LIMIT = 16_384
 """Characters kept of a traceback and of an error's message."""
 
+SHALLOW = 512
+"""Bytes of JSON that are not nested too deeply to be read: each level takes two."""
+
 
 # How many forks lie behind this process. A fork below Python, which runs no hooks, is not counted; to
 # ask for the pid instead is a system call in every run.
@@ -174,7 +177,8 @@ class Executor:
         if result is not None:
             try:
                 encoded = encode(result)
-                decode(encoded)  # CPython 3.14 writes what is nested more deeply than it can read
+                if len(encoded) > SHALLOW:
+                    decode(encoded)  # CPython 3.14 writes what is nested more deeply than it can read
             except Exception as error:  # whatever a foreign object answers to being looked at
                 note = (
                     f"the task returned {with_article(type(result).__name__)} that JSON cannot carry: "

@@ -89,6 +89,7 @@ class Loop:
 
     def _one_turn(self) -> float | None:
         try:
+            self._bell.hush()  # whatever asked for a turn until now gets this one
             pause = self._turn(self._clock.now())
         except BaseException as error:  # a thread's top: the loop must outlive whatever a turn meets
             return self._failed(error)

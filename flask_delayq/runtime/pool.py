@@ -7,8 +7,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Generic, TypeVar
+
+from .idle import IdleThreads
 
 T = TypeVar("T")
 
@@ -50,7 +51,8 @@ class WorkerPool(Generic[T]):
         self._work = work
         self._on_free = on_free
         self._name = name
-        self._items: SimpleQueue[T | None] = SimpleQueue()
+        self._items: deque[T | None] = deque()
+        self._idle = IdleThreads(self._items)
         self._free: deque[None] = deque([None] * size)  # a token for each free place
         self.free: Callable[[None], None] = self._free.append
         """Free the place of an item: ``free(None)``. A method of a C type, so that no exception from
@@ -89,9 +91,11 @@ class WorkerPool(Generic[T]):
         if self._made_places > self._places:
             self._adjust()
 
-    def put(self, item: T) -> None:
-        """Hand over an item whose place is reserved."""
-        self._items.put(item)
+    def put(self, item: T | None) -> None:
+        """Hand over an item whose place is reserved; ``None`` ends the threads."""
+        self._items.append(item)
+        if self._idle.locks:
+            self._idle.wake_one()
 
     def settle(self, known: int) -> None:
         """Make good for places that got lost: whoever is cut off by an exception from outside takes the
@@ -99,6 +103,7 @@ class WorkerPool(Generic[T]):
 
         :param known: places that are taken as far as is known.
         """
+        self._idle.wake_one()  # whoever put an item may have been cut off before this
         self._unknown.append(self.busy - known)
         lost, extra = min(self._unknown), -max(self._unknown)
         if len(self._unknown) < COUNTS or (lost <= 0 and extra <= 0):
@@ -166,13 +171,11 @@ class WorkerPool(Generic[T]):
             if self._stopping:
                 return
             self._stopping = True
-        self._items.put(None)  # one is enough: each thread passes it on
+        self.put(None)  # one is enough: each thread passes it on
 
     def join(self, deadline: Callable[[], float]) -> bool:
         """Wait for the threads, at most ``deadline()`` seconds from now; True if all have ended."""
-        self._items.put(
-            None
-        )  # again: a thread that was ended from outside may have taken the first along
+        self.put(None)  # again: a thread that was ended from outside may have taken the first along
         for thread in self.threads:  # a copy: one may be replaced meanwhile
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(max(0.0, deadline()))
@@ -186,6 +189,7 @@ class WorkerPool(Generic[T]):
         for thread in dead:
             self._add_thread()  # may fail for want of threads; the dead one stays then
             self._threads.remove(thread)
+        self._idle.wake_all()
         _log.error("%d worker threads died and were replaced", len(dead))
         return len(dead)
 
@@ -202,12 +206,17 @@ class WorkerPool(Generic[T]):
 
     def _run(self) -> None:
         self.on_start()
-        get = self._items.get
-        work = self._work
+        items, idle, work = self._items, self._idle, self._work
         while True:
-            item = get()
+            try:
+                item = items.popleft()
+            except IndexError:
+                idle.wait()
+                continue
             if item is None:
-                self._items.put(None)
+                self.put(None)
                 return
+            if items and idle.locks:
+                idle.wake_one()
             work(item)
             del item  # an idle worker keeps nothing of its last job alive

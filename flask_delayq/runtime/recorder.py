@@ -24,7 +24,7 @@ GROUP_LIMIT = 500
 """Outcomes in one transaction at most, so that a long backlog does not hold the store up."""
 
 PAUSE = 0.002
-"""Seconds for which outcomes gather while they come all the time."""
+"""Seconds between two groups, in which outcomes gather."""
 
 BACKLOG_LIMIT = 10_000
 """Outcomes kept while the store is away; above it no further job is begun."""
@@ -43,7 +43,8 @@ TRACEBACKS = 500
 class Recorder:
     """Writes the outcomes in :attr:`HeldClaims.ended` group by group.
 
-    :param on_recorded: called with the outcomes that were written.
+    :param on_recorded: called with the outcomes that were written; returns whether anybody waited for
+        one of them: most likely somebody waits for the next one too.
     :param wake: called when an outcome arrives and nobody is writing.
     :param tell: called with each end of ours that was written, before it leaves the backlog; returns
         whether it keeps it, to call :meth:`Ended.let_go` later.
@@ -54,7 +55,7 @@ class Recorder:
         backend: Backend,
         clock: Clock,
         claims: HeldClaims,
-        on_recorded: Callable[[Sequence[Outcome]], None],
+        on_recorded: Callable[[Sequence[Outcome]], bool],
         wake: Callable[[], None],
         tell: Callable[[Ended], bool] = lambda ended: False,
     ) -> None:
@@ -65,6 +66,7 @@ class Recorder:
         self._tell = tell
         self._waiting = claims.ended
         self._asleep = True
+        self._awaited = False
         self._written = threading.Condition()
         self._weighing = threading.RLock()
         self._bytes = 0
@@ -73,13 +75,14 @@ class Recorder:
         """Take an end; it is written soon, by the recorder's own thread. The same one may come twice."""
         # Before it is in the queue: it may be written as soon as it is, and what it weighs by then is
         # what is taken off again, here and by whoever tells of it.
-        if ended.outcome.result is not None or ended.outcome.error is not None:
+        result, error = ended.outcome.result, ended.outcome.error
+        if error is not None or (result is not None and len(result) > SMALL // 2):
             self._weigh(ended)
         self._waiting.append(ended)
         if ended.facts is not None and len(self._waiting) > TRACEBACKS:
-            error = ended.facts.get("error")
-            if isinstance(error, BaseException):
-                error.__traceback__ = None
+            told = ended.facts.get("error")
+            if isinstance(told, BaseException):
+                told.__traceback__ = None
         if self._asleep:  # the turn clears it: where a wake-up is cut off, the next one comes through
             self._wake()
 
@@ -101,16 +104,18 @@ class Recorder:
     def turn(self, now: float) -> float | None:
         """Write a group; returns the seconds to the next one, ``None``: until an outcome comes.
 
-        While outcomes come faster than they are written there is a pause between two groups, so that
-        this thread does not take turns with every worker.
+        There is a pause after each group, in which outcomes gather: else this thread would take turns
+        with every worker. There is none while somebody waits for outcomes.
 
         :raises BackendUnavailableError: the store is away; all outcomes are kept.
         """
         self._asleep = False
         if self._waiting:
             self.write_group(now)
-        if self._waiting:
-            return 0.0 if len(self._waiting) >= GROUP_LIMIT else PAUSE
+            if len(self._waiting) >= GROUP_LIMIT:
+                return 0.0
+            if not self._awaited:
+                return PAUSE
         self._asleep = True
         if not self._waiting:  # an outcome that came between the two lines would sleep for ever
             return None
@@ -139,19 +144,20 @@ class Recorder:
             kept = False
             if ours:
                 recorded.append(ended.outcome)
-                kept = self._tell(ended)
+                if ended.signal is not None or ended.outcome.verb is not Verb.COMPLETE:
+                    kept = self._tell(ended)
             else:
                 _warn_of_loss(ended.outcome, _LOST if ours is False else _UNKNOWN)
             if ended.weight:
                 with self._weighing:
                     self._bytes -= ended.weight
-            if not kept:
+            if ended.facts is not None and not kept:
                 ended.let_go()
         # Only now do they leave the queue: a failed write keeps them, in order, and whoever asks
         # whether all is done finds what is to be told in the next one.
         for _ in group:
             self._waiting.popleft()
-        self._on_recorded(recorded)
+        self._awaited = self._on_recorded(recorded)
         with self._written:
             self._written.notify_all()
         return recorded

@@ -58,7 +58,8 @@ class Supervisor:
 
     :param scope: makes the context in which each job runs.
     :param sender: the sender of signals.
-    :param on_recorded: called with the ids of jobs whose outcome was written.
+    :param on_recorded: called with the ids of jobs whose outcome was written; returns whether anybody
+        waited for one of them.
     :param role: how this process came to run jobs, for its record.
     :param on_end: called when everything has ended, in whichever thread that happens.
     :param name: the app's name, for its record.
@@ -72,7 +73,7 @@ class Supervisor:
         clock: Clock,
         scope: Callable[[], AbstractContextManager[Any]],
         sender: object,
-        on_recorded: Callable[[Iterable[str]], None],
+        on_recorded: Callable[[Iterable[str]], bool],
         role: str,
         on_end: Callable[[], None] = lambda: None,
         name: str = "",
@@ -346,15 +347,16 @@ class Supervisor:
             self.dispatcher.ring()
         return 0.0
 
-    def _recorded(self, outcomes: Sequence[Outcome]) -> None:
+    def _recorded(self, outcomes: Sequence[Outcome]) -> bool:
         again = [(o.claim.id, o.run_at) for o in outcomes if o.run_at is not None]
         if again:
             self.dispatcher.expect(again)
         if any(outcome.claim.rescues for outcome in outcomes):
             self.dispatcher.ring()  # it may be a suspect, of which one runs here at a time
-        self._on_recorded(outcome.claim.id for outcome in outcomes)
+        awaited = self._on_recorded(outcome.claim.id for outcome in outcomes)
         if self._state == "stopped":
             self._retire_if_done()
+        return awaited
 
     def _make_thread(self, loop: Loop) -> threading.Thread:
         thread = threading.Thread(target=loop.run, name=f"delayq-{loop.name}", daemon=True)

@@ -453,7 +453,7 @@ def test_a_mark_on_its_way_into_the_old_table_is_in_the_new_one(path, monkeypatc
     assert began(path, late, claim_of("never")) == [True, False]
 
 
-@pytest.mark.parametrize("step", ["entries", "erase"])
+@pytest.mark.parametrize("step", ["runs", "erase"])
 def test_a_run_that_is_refused_while_the_marks_are_made_again_keeps_none(path, monkeypatch, step):
     table = of_this_store(path)
     table.open("me")
@@ -463,7 +463,7 @@ def test_a_run_that_is_refused_while_the_marks_are_made_again_keeps_none(path, m
     table.remove("me")
     real = getattr(marks._Table, step)
 
-    def entries(old):
+    def runs(old):
         found = real(old)
         table.unmark(refused)
         return found
@@ -474,7 +474,7 @@ def test_a_run_that_is_refused_while_the_marks_are_made_again_keeps_none(path, m
         real(old, entry)
 
     monkeypatch.setattr(marks._Table, step, locals()[step])
-    if step == "entries":
+    if step == "runs":
         table.open("me")
     else:
         table.unmark(refused)

@@ -90,12 +90,15 @@ def test_a_wake_during_a_turn_is_not_lost() -> None:
     assert len(turns.moments) == 2, "wakes that come together are answered together"
 
 
-def test_a_wake_before_the_start_costs_no_more_than_a_turn() -> None:
+def test_what_asks_for_a_turn_before_it_begins_costs_no_further_one() -> None:
     turns = Turns()
     loop = Loop("it", turns, FakeClock())
     loop.wake()
     with running(loop):
+        turns.reach(1)
+        loop.wake()
         turns.reach(2)
+    assert len(turns.moments) == 2
 
 
 def test_no_wake_is_lost_however_threads_race() -> None:
@@ -288,7 +291,8 @@ def test_a_finalizer_that_runs_inside_it_may_wake_it() -> None:
             loop.wake()
             return True
 
-    bell._lock = Interrupted()  # type: ignore[assignment]
-    loop.wake()
     with running(loop):
+        turns.reach(1)
+        bell._lock = Interrupted()  # type: ignore[assignment]
+        loop.wake()
         turns.reach(2)

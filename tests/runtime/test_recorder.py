@@ -14,6 +14,7 @@ from flask_delayq.runtime.ended import Ended
 from flask_delayq.runtime.held import HeldClaim
 from flask_delayq.runtime.near_future import SAFETY
 from flask_delayq.runtime.recorder import PAUSE, SMALL
+from flask_delayq.signals import job_completed
 from flask_delayq.testing.faults import Fault, FaultyBackend
 from runtime_parts import Parts
 
@@ -37,32 +38,35 @@ def test_what_arrived_is_written_as_one_group() -> None:
     for claim in claims:
         parts.recorder.add(done(parts, claim))
     assert parts.woken
-    assert parts.recorder.turn(parts.clock.now()) is None
+    assert parts.recorder.turn(parts.clock.now()) == PAUSE
     assert faulty.calls["record"] == 1
     assert parts.recorded == [claim.id for claim in claims]
     assert parts.claims.is_idle
 
 
-def test_outcomes_that_come_all_the_time_gather_for_a_moment() -> None:
+def test_after_a_group_outcomes_gather_for_a_moment() -> None:
     parts = Parts()
     first, *others = claimed(parts, 4)
-    write = parts.backend.record
-
-    def others_come(outcomes: list[Outcome], *, now: float) -> list[bool]:
-        parts.backend.record = write
-        for claim in others:
-            parts.recorder.add(done(parts, claim))
-        return list(write(outcomes, now=now))
-
-    parts.backend.record = others_come
     parts.recorder.add(done(parts, first))
     assert parts.recorder.turn(parts.clock.now()) == PAUSE
+    for claim in others:
+        parts.recorder.add(done(parts, claim))
     assert parts.recorded == [first.id] and parts.woken == 1, "nobody disturbs the pause"
-    assert parts.recorder.turn(parts.clock.now()) is None
+    assert parts.recorder.turn(parts.clock.now()) == PAUSE
     assert len(parts.recorded) == 4
+    assert parts.recorder.turn(parts.clock.now()) is None
     (last,) = claimed(parts, 1)
     parts.recorder.add(done(parts, last))
     assert parts.woken == 2, "after a rest the next one is written at once"
+
+
+def test_no_outcome_waits_while_somebody_waits_for_outcomes() -> None:
+    parts = Parts()
+    for claim in claimed(parts, 2):
+        parts.awaited = True
+        parts.recorder.add(done(parts, claim))
+        assert parts.recorder.turn(parts.clock.now()) is None
+    assert parts.woken == 2 and len(parts.recorded) == 2
 
 
 def test_after_a_wake_up_that_was_cut_off_the_next_outcome_wakes() -> None:
@@ -244,9 +248,11 @@ def test_an_end_that_is_written_the_moment_it_arrives_is_counted_no_longer() -> 
 
     parts.recorder._waiting = parts.claims.ended = Hasty()
     (claim,) = claimed(parts, 1)
-    parts.recorder.add(Ended(Outcome(claim, Verb.COMPLETE, 0.0, None, bytes(SMALL + 1))))
+    parts.recorder.add(
+        Ended(Outcome(claim, Verb.COMPLETE, 0.0, None, bytes(SMALL + 1)), job_completed, {})
+    )
     assert (parts.recorder._bytes, parts.recorder.backlog) == (0, 0)
-    assert told == [SMALL + 1], "who tells of it counts the same"
+    assert told == [2 * (SMALL + 1)], "who tells of it counts the same"
 
 
 def test_nothing_is_claimed_while_more_is_kept_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -41,9 +41,7 @@ class Rig:
         self.registry = TaskRegistry()
         self.claims = HeldClaims()
         self.recorded: list[Outcome] = []
-        self.recorder = Recorder(
-            self.backend, self.clock, self.claims, self.recorded.extend, lambda: None
-        )
+        self.recorder = Recorder(self.backend, self.clock, self.claims, self._on_recorded, lambda: None)
         self.workers = Workers(
             2,
             Executor(self.registry, self.backend, self.settings, self.clock, nullcontext, self),
@@ -55,6 +53,10 @@ class Rig:
         )
         self.ran = 0
         self.registry.add(Task(self._run, declare_task("work"), lambda: None))  # type: ignore[arg-type, return-value]
+
+    def _on_recorded(self, outcomes: Sequence[Outcome]) -> bool:
+        self.recorded.extend(outcomes)
+        return False
 
     def _run(self) -> int:
         self.ran += 1

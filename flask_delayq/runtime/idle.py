@@ -1,0 +1,68 @@
+"""Threads that wait for items, woken in reverse order: the latest to wait still has its stack in the
+caches of a processor. Knows nothing of the items but whether there are any.
+
+Any thread may wake another, also from a signal handler or a finalizer in the middle of a wake-up, and an
+exception from outside may cut a wake-up off. So each wait has a lock of its own, and there is no other
+state: the lock is locked until the thread was woken, and in the list until the thread has seen that.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+
+class IdleThreads:
+    """The threads that wait until there is an item in ``items``.
+
+    One thread is woken at a time, and wakes the next one if it finds a second item: else a burst of
+    short items would make all threads compete for the interpreter. No item is forgotten: it is put
+    before :meth:`wake_one` looks for a thread, and a thread in the list looks for items once it has
+    left the list.
+    """
+
+    def __init__(self, items: deque[Any]) -> None:
+        self._items = items
+        self.locks: list[Any] = []
+        """What the waiting threads wait for, the latest last."""
+
+    def wait(self) -> None:
+        """Wait until somebody wakes this thread, unless there are items; it may return without any."""
+        lock = allocate_lock()
+        lock.acquire()
+        self.locks.append(lock)
+        try:
+            if not self._items:
+                lock.acquire()
+        finally:
+            try:
+                self.locks.remove(lock)
+            except ValueError:
+                pass  # all were woken
+
+    def wake_one(self) -> None:
+        """Wake the latest thread to wait, if there are items and it is not on its way already.
+
+        To be called after an item was put, and by a thread that took one and leaves others.
+        """
+        if not self._items:
+            return
+        try:
+            lock = self.locks[-1]
+        except IndexError:
+            return
+        if lock.locked():
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # somebody else was first
+
+    def wake_all(self) -> None:
+        """Begin anew, after the death of threads that may have left their locks behind."""
+        for lock in self.locks.copy():
+            with suppress(RuntimeError):
+                lock.release()
+            with suppress(ValueError):
+                self.locks.remove(lock)
