@@ -90,6 +90,7 @@ class Schedules:
 
         :raises ScheduleNotFoundError: there is none.
         """
+        self.get(name)  # a look: a name that is not there must not make the store
         if not self._backend.pause_schedule(name, True):
             raise self._not_found(name)
 
@@ -107,6 +108,7 @@ class Schedules:
 
         :raises ScheduleNotFoundError: there is none.
         """
+        self.get(name)
         if not self._backend.remove_schedule(name):
             raise self._not_found(name)
 

@@ -98,7 +98,10 @@ def test_a_command_that_reads_makes_no_store(tmp_path: Path, command: str) -> No
     if command in ("status", "check"):
         assert "no store yet" in text
     shell.json(command)
-    shell("show", "nobody")
+    for words in ("show x", "cancel x", "retry x", "pause x", "resume x"):
+        shell.refuses(*words.split())
+    for verb in ("pause", "resume", "remove"):
+        shell.refuses("schedules", verb, "x")
     delayq.state.close()
     assert not path.parent.exists()
 
