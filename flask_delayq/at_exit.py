@@ -69,7 +69,8 @@ def _end() -> None:
 
 
 def _stop_all() -> None:
-    """Stop everything; together they get as long as the most patient one."""
+    """Stop everything; together they get as long as the most patient one. Ctrl-C meanwhile ends the
+    wait: what still runs is marked as interrupted, so that it runs again uncharged."""
     running = all_running()
     if not running:
         return
@@ -77,8 +78,13 @@ def _stop_all() -> None:
     deadline = clock.monotonic() + max(one.drain_timeout for one in running)
     for one in running:
         one.begin_no_more()  # before the first one drains: no job begins in the others meanwhile
-    for one in running:
-        one.stop(max(0.0, deadline - clock.monotonic()))
+    try:
+        for one in running:
+            one.stop(max(0.0, deadline - clock.monotonic()))
+    except BaseException:
+        for one in running:
+            one.stop(0.0)
+        raise
 
 
 def _renew_lock() -> None:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from ..bell import Bell
 from .idle import IdleThreads
 
 T = TypeVar("T")
@@ -22,6 +23,8 @@ for the store and long ones do not wait behind a neighbour."""
 PREFETCH_MOST = 1000
 """Items waiting at most, however short they are."""
 
+LOOK_EVERY = 0.01
+"""Seconds between two looks at whether a thread has ended that cannot be joined."""
 
 COUNTS = 3
 """Counts in a row that must say the same before places are made good: a place may be on its way from one
@@ -130,6 +133,15 @@ class WorkerPool(Generic[T]):
         """The worker threads."""
         return list(self._threads)
 
+    def living(self) -> list[threading.Thread]:
+        """Those that have not ended.
+
+        Not by ``is_alive``: after an exception (Ctrl-C) in the middle of a ``join``, or of that very
+        question, CPython up to 3.12 takes a thread that runs for one that has ended.
+        """
+        running = threading.enumerate()
+        return [thread for thread in self.threads if thread in running]
+
     def finished(self, seconds: float) -> None:
         """Free the place of an item that took ``seconds``; called by ``work`` (or whoever ends it)."""
         self.free(None)
@@ -179,11 +191,15 @@ class WorkerPool(Generic[T]):
         for thread in self.threads:  # a copy: one may be replaced meanwhile
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(max(0.0, deadline()))
-        return not any(thread.is_alive() for thread in self._threads)
+        # Those of which `join` says wrongly that they have ended; see `living`.
+        while (left := deadline()) > 0 and set(self.living()) - {threading.current_thread()}:
+            Bell().wait(min(left, LOOK_EVERY))
+        return not self.living()
 
     def replace_dead(self) -> int:
         """Start a thread for each one that died; returns how many."""
-        dead = [thread for thread in self._threads if not thread.is_alive()]
+        living = self.living()
+        dead = [thread for thread in self._threads if thread not in living]
         if self._stopping or not dead:
             return 0
         for thread in dead:

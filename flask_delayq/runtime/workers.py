@@ -109,7 +109,7 @@ class Workers:
         working = self._claims.working.copy()
         # In this order: a thread that begins to work between the two lines is none of these. One that
         # ends there has left nothing, and its ident may be another's by now.
-        living = {thread.ident for thread in self.pool.threads if thread.is_alive()}
+        living = {thread.ident for thread in self.pool.living()}
         for ident, held in working.items():
             if ident not in living and self._claims.working.get(ident) is held:
                 self._settle(ident, held)

@@ -89,6 +89,45 @@ def test_while_one_app_drains_at_the_end_no_other_begins_a_job(tmp_path: Path) -
         assert [job.stored for job in jobs if job.task == "long"] == [StoredState.COMPLETED]
 
 
+IN_A_HURRY = """
+import signal
+
+def make(url):
+    _app, delayq = make_app(url=url, workers=1, drain_timeout=60)
+    begun = threading.Event()
+
+    @delayq.task(name="long")
+    def long():
+        begun.set()
+        threading.Event().wait(60)
+
+    delayq.start()
+    long.enqueue()
+    begun.wait(10)
+    return delayq
+
+apps = [make(url) for url in sys.argv[1:]]
+
+def interrupt():
+    wait_until(lambda: any(app.state.supervisor._state == "stopping" for app in apps))
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a signal ends the process")
+def test_ctrl_c_while_apps_drain_at_the_end_interrupts_their_jobs(tmp_path: Path) -> None:
+    """As at the end of the drain: they run again, and it is no crash of theirs."""
+    urls = [f"sqlite:///{tmp_path / name}" for name in ("one.sqlite3", "two.sqlite3")]
+    ran = program(IN_A_HURRY, *urls)
+    assert ran.returncode in (0, 1), ran.stderr
+    for url in urls:
+        with closing(open_backend(url, clock=SystemClock())) as store:
+            (rescued,) = store.rescue(now=SystemClock().now(), max_rescues=3)
+            assert (rescued.state, rescued.charged) == (StoredState.WAITING, False)
+
+
 FORK = """
 from flask_delayq import at_exit
 

@@ -5,6 +5,8 @@ Nothing may go on that nobody can stop any more.
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from flask_delayq import DelayQ, app_state, at_exit
+from flask_delayq.runtime.pool import WorkerPool
 from flask_delayq.runtime.supervisor import Supervisor
 from kit import make_app
 from waiting import wait_until
@@ -169,3 +172,47 @@ def test_apps_may_start_while_all_that_run_are_listed() -> None:
         adding.join()
         for one in kept:
             at_exit._running.discard(one)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals wake no thread here")
+def test_ctrl_c_in_a_stop_that_waits_ends_no_job_and_the_next_stop_waits_for_it(
+    delayq: DelayQ,
+) -> None:
+    """CPython up to 3.12 takes a thread for ended after that, though it runs."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    @delayq.task(name="long")
+    def long() -> str:
+        begun.set()
+        go_on.wait(30)
+        return "done"
+
+    main = threading.get_ident()
+
+    def once_it_joins(act: Callable[[], Any]) -> threading.Thread:
+        def joins() -> bool:
+            frame = sys._current_frames()[main].f_back  # whoever called what waits, at least
+            while frame is not None and frame.f_code is not WorkerPool.join.__code__:
+                frame = frame.f_back
+            return frame is not None
+
+        def wait_and_act() -> None:
+            wait_until(joins, what="it joins")
+            act()
+
+        thread = threading.Thread(target=wait_and_act)
+        thread.start()
+        return thread
+
+    started(delayq)
+    job = long.enqueue()
+    assert begun.wait(5)
+    hurry = once_it_joins(lambda: signal.pthread_kill(main, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        delayq.stop(20)
+    hurry.join()
+    assert job.refresh().state == "running"
+    leisure = once_it_joins(go_on.set)
+    assert delayq.stop(20), "it waits for the job"
+    leisure.join()
+    assert job.refresh().result == "done"
