@@ -267,11 +267,14 @@ class Client:
 
     def cancel(self, job_id: str, reason: str = "") -> StoredState | None:
         """Cancel a job; the state afterwards, ``None`` if there is none."""
-        before = self.record_of(job_id)
-        stored = self.inspect.cancel(job_id, now=self.clock.now(), reason=reason)
-        if stored is StoredState.CANCELLED and before and before.stored is StoredState.WAITING:
-            emit(job_cancelled, self.sender, job=before, reason=reason)
-            self.announce_end([job_id])
+        before, now = self.record_of(job_id), self.clock.now()
+        stored = self.inspect.cancel(job_id, now=now, reason=reason)
+        if stored is StoredState.CANCELLED and before and not before.stored.is_final:
+            after = self.record_of(job_id)
+            # Else it ran between the two lines, or somebody else was quicker, who tells of it.
+            if after is not None and after.finished_at == now:
+                emit(job_cancelled, self.sender, job=before, reason=reason)
+                self.announce_end([job_id])
         elif stored is StoredState.RUNNING and self.runner is not None:
             self.runner.request_cancel(job_id)
         return stored

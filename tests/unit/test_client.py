@@ -36,7 +36,7 @@ from flask_delayq.errors import (
     WaitInsideTaskError,
     WaitTimeoutError,
 )
-from flask_delayq.job import Claim, ClaimFor, NewJob, StoredState, Verb
+from flask_delayq.job import Claim, ClaimFor, NewJob, Outcome, StoredState, Verb
 from flask_delayq.signals import job_cancelled, job_enqueued
 from flask_delayq.testing import FakeClock
 from kit import make_app
@@ -677,6 +677,40 @@ def test_a_cancel_is_announced_when_it_happened(delayq: DelayQ) -> None:
         job.cancel("why not")
         job.cancel("again")
     assert told == [(job.id, "why not")]
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["and waits again", "and cancels itself"])
+def test_a_cancel_is_announced_by_whoever_did_it_though_the_job_moves_meanwhile(
+    delayq: DelayQ, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    """It runs when the call begins and waits after that, or the other way round."""
+    told: list[str] = []
+    state = delayq.state
+    job = delayq.task(name="t")(lambda: None).enqueue()
+    record_of, looks = state.client.record_of, iter([1])
+
+    def claim() -> Claim:
+        (taken,) = state.backend.claim(None, now=clock.now(), limit=1, owner="me", lease=60)
+        return taken
+
+    running = claim() if waits else None
+
+    def look_and_let_it_move(job_id: str) -> Any:
+        seen = record_of(job_id)
+        if next(looks, None):
+            verb, ran = (Verb.RELEASE, running) if running else (Verb.CANCEL, claim())
+            assert state.backend.record([Outcome(ran, verb, clock.now())], now=clock.now()) == [True]
+            clock.advance(1)
+        return seen
+
+    def receive(sender: Any, job: Any, reason: str) -> None:
+        told.append(reason)
+
+    monkeypatch.setattr(state.client, "record_of", look_and_let_it_move)
+    with job_cancelled.connected_to(receive):
+        state.client.cancel(job.id, "by hand")
+    assert job.refresh().state == "cancelled"
+    assert told == (["by hand"] if waits else [])
 
 
 # --- a runner in this process -------------------------------------------------------------------
