@@ -1,5 +1,5 @@
-"""Everything that belongs to one app: its settings, backend and client, and the runtime while one runs.
-Knows all the rooms below; the extension, the commands and the admin pages reach them through here."""
+"""Everything that belongs to one app: its settings, backend and client, and its runtime while it runs.
+Knows all lower layers; the extension, the commands and the admin pages reach them through it."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _log = logging.getLogger(__name__)
 
 KEY = "delayq"
 STATE_KEY = "delayq.state"
-"""Under these names an app holds its extension and its :class:`AppState`."""
+"""The keys of ``app.extensions`` for the extension and for its :class:`AppState`."""
 
 DRAIN_WEB = 5.0
-"""Seconds that running jobs get when a web process stops; servers kill soon after."""
+"""Seconds that running jobs get when a web process stops; servers soon kill it."""
 
 DRAIN_APACHE = 2.0
 """The same under mod_wsgi: Apache kills its processes three seconds after it told them to end."""
 
 DRAIN_RELOADER = 1.0
-"""The same in a development server that reloads: a developer waits for it."""
+"""The same in a development server with reloader, because a developer waits for it."""
 
 DRAIN_WORKER = 25.0
-"""The same in ``flask delayq worker``, below the 30 s that orchestrators grant."""
+"""The same in ``flask delayq worker``: less than the 30 s that orchestrators allow."""
 
 _states: weakref.WeakSet[AppState] = weakref.WeakSet()
 
@@ -57,10 +57,10 @@ _states: weakref.WeakSet[AppState] = weakref.WeakSet()
 class AppState:
     """One app's share of an extension.
 
-    Nothing is opened or read before it is asked for: settings when they are first needed, the store at
-    the first verb, threads by :meth:`start`.
+    Everything is lazy: settings are read when first needed, the first verb opens the store, and
+    :meth:`start` starts the threads.
 
-    :param access: finds the function that opens the pages, if the app has registered one.
+    :param access: returns the function that decides who may use the pages, or ``None``.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class AppState:
         self._find_access = access
         self.supervisor: Supervisor | None = None
         self._earlier: list[Supervisor] = []
-        """Those before it of which a job still runs."""
+        """Stopped runtimes with a job that still runs."""
         self.declined: str | None = None
-        """Why this process will not run jobs by itself, if it has been decided."""
+        """Why this process will not run jobs by itself, if this was decided."""
         self.lock = threading.RLock()
-        """Held while one of the parts is made, and while jobs begin or cease to run here."""
+        """Held while one of the parts is made, and while a runtime starts or stops."""
         self._draining = threading.local()
         self._hint_given = self._remarked = False
         self._why_not_started: str | None = None
@@ -93,17 +93,17 @@ class AppState:
     def app(self) -> Flask:
         """The application.
 
-        :raises SetupError: it is gone.
+        :raises SetupError: it was garbage-collected.
         """
         app = self._app()
         if app is None:
-            raise SetupError("the application of this DelayQ state is gone")
+            raise SetupError("the app of this DelayQ was garbage-collected; keep a reference to the app")
         return app
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The app's configuration, with ``FLASK_DELAYQ_...`` of the environment where it says nothing;
-        in a test without them, which may be those of the shell it runs in."""
+        """The app's configuration, plus ``FLASK_DELAYQ_...`` of the environment for keys that it does
+        not have. With ``TESTING`` the environment is ignored: it may be that of a developer's shell."""
         app = self.app
         return app.config if app.testing else with_environment(app.config, os.environ)
 
@@ -123,7 +123,7 @@ class AppState:
 
     @once
     def backend(self) -> Backend:
-        """The app's backend; its store is opened by the first verb."""
+        """The app's backend; the first verb opens its store."""
         settings = self.settings
         options = options_for(settings.url, settings.of_engines)
         backend = open_backend(settings.url, clock=self.clock, **options)
@@ -133,7 +133,7 @@ class AppState:
 
     @once
     def client(self) -> Client:
-        """The producing side."""
+        """The client: it enqueues jobs and looks at them."""
         app = self.app
         client = Client(self.backend, self.registry, self.settings, self.clock, app)
         client.after_enqueue = self._after_enqueue
@@ -151,7 +151,7 @@ class AppState:
 
     @property
     def access(self) -> Callable[[str], bool] | None:
-        """The function that opens the pages, registered by ``@delayq.admin_access``."""
+        """The function that decides who may use the pages, registered by ``@delayq.admin_access``."""
         return self._find_access()
 
     @once
@@ -161,7 +161,7 @@ class AppState:
 
     @property
     def mode(self) -> Mode:
-        """What is in force now: ``TESTING`` turns ``auto`` into ``manual``."""
+        """The effective mode: with ``TESTING``, ``auto`` becomes ``manual``."""
         app = self.app
         if app.testing and app.config.get("DELAYQ_MODE", "auto") == "auto":
             return "manual"
@@ -174,7 +174,7 @@ class AppState:
             return self.settings.drain_timeout
         if deployment_warnings.is_under_mod_wsgi():
             return DRAIN_APACHE
-        # As werkzeug.serving.is_running_from_reloader does, without importing a server into every app.
+        # Like werkzeug.serving.is_running_from_reloader, without importing a server into every app.
         return DRAIN_RELOADER if os.environ.get("WERKZEUG_RUN_MAIN") == "true" else DRAIN_WEB
 
     # --- running jobs ----------------------------------------------------------------------------
@@ -184,12 +184,12 @@ class AppState:
         return self.mode == "auto"
 
     def start_serving(self, proof: str) -> None:
-        """This process serves: run jobs in it."""
+        """Run jobs, because this process serves; ``proof`` says how this was seen."""
         self.start(role=proof)
         _log.info("running jobs of %s in this process (%s)", self.name, proof)
 
     def decline(self, reason: str) -> None:
-        """This process cannot run jobs by itself; say so once."""
+        """Log once that this process cannot run jobs by itself."""
         if self.declined is None:
             self.declined = reason
             _log.warning("no jobs of %s run in this process: %s", self.name, reason)
@@ -197,15 +197,15 @@ class AppState:
     def start(self, *, role: str = "start()", settings: Settings | None = None) -> Supervisor:
         """Run jobs in this process from now on; returns the runtime. Idempotent while it runs.
 
-        :param role: how it came to this, for the process record.
-        :param settings: instead of the app's own (the worker command changes some).
-        :raises RuntimeError: the threads cannot be had, or the main thread has ended; nothing of the
+        :param role: what started it, for the process record.
+        :param settings: used instead of the app's own (the worker command changes some).
+        :raises RuntimeError: the threads cannot be started, or the main thread has ended; nothing of the
             runtime is left.
         """
         with self.lock:
             if self.supervisor is not None and self.supervisor.is_running:
                 return self.supervisor
-            launch.disarm(self)  # it need not be watched for any more
+            launch.disarm(self)  # the check whether this process serves is no longer needed
             app = self.app
             client = self.client
             runtime = Supervisor(
@@ -228,13 +228,13 @@ class AppState:
                 runtime.start()
             except BaseException as error:
                 self._why_not_started = f"{type(error).__name__}: {error}"
-                runtime.stop(0.0)  # also one that was started: nobody knows of it
+                runtime.stop(0.0)  # also if it was started, because nothing refers to it
                 raise
             self._why_not_started = None
             client.runner = runtime.dispatcher
             client.after_enqueue = None
             self._tell_of_surroundings()
-            self._hint_given = True  # who ran jobs and stopped needs no word on how to run them
+            self._hint_given = True  # a process that ran jobs needs no hint on how to run them
             return runtime
 
     def _tell_of_surroundings(self) -> None:
@@ -246,8 +246,8 @@ class AppState:
         beside = [one for one in all_running() if one is not self and one.runs_jobs_of(url)]
         if beside and not url.startswith("memory:"):
             _log.warning(
-                "%d app objects of this process run the jobs of %s, each with DELAYQ_WORKERS threads "
-                "of its own; if that is too many, make one app or set DELAYQ_MODE=external in others",
+                "%d app objects of this process run the jobs of %s, each with its own DELAYQ_WORKERS "
+                "threads; if that is too many, create one app or set DELAYQ_MODE=external in the others",
                 len(beside) + 1,
                 url,
             )
@@ -256,18 +256,18 @@ class AppState:
         supervisor = self.supervisor
         if supervisor is None or not supervisor.is_running:
             return False
-        return bool(self.__dict__["backend"].url == url)  # made by now; asked for, it would take a lock
+        return bool(self.__dict__["backend"].url == url)  # exists; the property would take a lock
 
     def begin_no_more(self) -> None:
-        """Begin no job any more; those under way go on. To be followed by :meth:`stop`."""
+        """Begin no more jobs; running jobs go on. Call :meth:`stop` afterwards."""
         supervisor = self.supervisor
         if supervisor is not None:
             self.client.runner = None
             supervisor.begin_no_more()
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Stop running jobs; see :meth:`Supervisor.stop`. True if every job had ended and the
-        store has how.
+        """Stop running jobs; see :meth:`Supervisor.stop`. True if every job has ended and its outcome is
+        stored.
 
         :param timeout: seconds that running jobs get; by default ``DELAYQ_DRAIN_TIMEOUT``.
         """
@@ -282,20 +282,20 @@ class AppState:
         return all([one.stop(max(0.0, end - now())) for one in runtimes])
 
     def _ended(self, runtime: Supervisor) -> None:
-        """A runtime has come to its end, at a stop or when its last job ended long after."""
+        """Called when a runtime has ended: at a stop, or later when its last job has ended."""
         with self.lock:
             if runtime in self._earlier:
                 self._earlier.remove(runtime)
             if self.supervisor is runtime:
                 self.supervisor = None
             if self.supervisor is not None or self._earlier:
-                return  # who has jobs yet needs the store
+                return  # another runtime has jobs and needs the store
         self.backend.close()
 
     def drain(self, limit: int | None = None) -> list[Outcome]:
-        """Run everything that is due in this thread; see :meth:`~flask_delayq.runtime.drain.Drain.run`.
+        """Run all due jobs in this thread; see :meth:`~flask_delayq.runtime.drain.Drain.run`.
 
-        Schedules that are due enqueue their occurrence first.
+        Occurrences of schedules that are due are enqueued first.
         """
         app = self.app
         drain = Drain(
@@ -324,7 +324,7 @@ class AppState:
             return
         mode = self.mode
         if mode == "inline":
-            # A job that enqueues another inside a drain leaves it to that drain.
+            # If a job of a drain enqueues another job, that drain runs it.
             if not getattr(self._draining, "active", False):
                 self._run_inline()
         elif stored and mode in ("auto", "external") and not self._hint_given:
@@ -334,7 +334,7 @@ class AppState:
     def _run_inline(self) -> None:
         try:
             self.drain()
-        except BackendError as error:  # what was to be enqueued is stored, so its caller gets no error
+        except BackendError as error:  # the enqueued job is stored, so its caller gets no error
             _log.error("a job was stored, but could not be run inline: %s", error)
 
     def _tell_if_unattended(self) -> None:
@@ -348,13 +348,13 @@ class AppState:
             _log.warning("a job was stored, but no process runs the jobs of %s now: %s", url, advice)
 
     def health(self, *, probe: bool = True) -> Health:
-        """Whether jobs can be stored and, where they run here, progress; ``probe`` as in
+        """Whether jobs can be stored and, if jobs run here, whether they progress; ``probe`` as in
         ``Backend.health``."""
         health = self.backend.health(probe=probe)
         supervisor = self.supervisor
         troubles = supervisor.troubles() if supervisor is not None and supervisor.is_running else []
         if supervisor is None and self._why_not_started is not None:
-            troubles = [f"jobs cannot be run in this process: {self._why_not_started}"]
+            troubles = [f"this process cannot run jobs: {self._why_not_started}"]
         if troubles and health.ok:
             return structs.replace(health, ok=False, reason="; ".join(troubles))
         return health
@@ -368,7 +368,7 @@ class AppState:
             self.backend.close()
 
     def forget_runtime(self) -> None:
-        """After a fork, in the child: the threads stayed with the parent."""
+        """Forget the runtime after a fork, in the child: its threads are in the parent."""
         self.lock = threading.RLock()
         self._draining = threading.local()
         self.supervisor = None
@@ -380,7 +380,7 @@ class AppState:
 
 
 def current_state() -> AppState:
-    """What belongs to the current app."""
+    """The ``AppState`` of the current app."""
     return cast(AppState, current_app.extensions[STATE_KEY])
 
 

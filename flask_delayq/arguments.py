@@ -1,4 +1,4 @@
-"""The arguments of one task: bound to its signature, checked, encoded, and restored by its annotations.
+"""The arguments of one task: bound to its signature, checked, encoded, and decoded by its annotations.
 Knows functions and bytes; knows no job and no queue."""
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from .serializer import UNENCODABLE, encode
 
 
 class Arguments:
-    """How one function's arguments travel.
+    """How one function's arguments are encoded and decoded.
 
     A Struct with one field per parameter does the work in C: its constructor binds the call, the
-    encoder writes an object by parameter name (so reordering parameters breaks no stored job), the
-    decoder checks and restores by annotation, and ``==`` tells whether all arrived as it left.
+    encoder writes a JSON object by parameter name (so reordering parameters breaks no stored job), the
+    decoder checks and decodes by annotation, and ``==`` compares the decoded arguments with the
+    originals.
 
     :param function: the task's function; annotations are resolved now.
     :param task: the task's name, for errors.
-    :raises ConfigurationError: for an annotation that cannot be resolved or that JSON cannot restore;
+    :raises ConfigurationError: an annotation cannot be resolved, or JSON cannot restore its type;
         names the task and the parameter.
     """
 
@@ -37,7 +38,7 @@ class Arguments:
         # Only plain parameters can be bound by the Struct's own constructor.
         self._simple = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
         fields: list[Any] = []
-        self._free: list[str] = []  # names without a full annotation: checked more closely
+        self._free: list[str] = []  # names without a full annotation: checked more strictly
         self._holders = _place_holders(parameters)
         for parameter in parameters:
             hint, is_free = _field_type(function, parameter, task)
@@ -53,18 +54,18 @@ class Arguments:
             kw_only=not self._simple,
             rename={p.name: _STARS[p.kind] + p.name for p in parameters if p.kind in _STARS} or None,
             forbid_unknown_fields=True,
-            gc=False,  # nothing that it holds can come to hold it
+            gc=False,  # it cannot be part of a reference cycle
         )
         self._decode = msgspec.json.Decoder(self._struct).decode
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, Struct]:
         """Bind a call and encode it.
 
-        :returns: the payload, and the arguments as they will arrive: a copy of their own, so that
-            changing the originals later changes nothing.
-        :raises TypeError: the call does not fit the function, as a plain call would say it.
-        :raises ArgumentError: a value would not arrive as it is; names its path. A value whose type
-            differs from its annotation may pass if it equals what arrives (``1`` for ``1.0``).
+        :returns: the payload, and the arguments as the task will get them: a copy, independent of the
+            originals.
+        :raises TypeError: the call does not fit the function; the message is that of a plain call.
+        :raises ArgumentError: JSON would change a value; names its path. A value whose type differs
+            from its annotation is allowed if it equals the decoded value (``1`` for ``1.0``).
         """
         call = self._bind(args, kwargs)
         try:
@@ -78,20 +79,22 @@ class Arguments:
         return payload, arrived
 
     def decode(self, payload: bytes) -> Struct:
-        """Restore stored arguments.
+        """Decode stored arguments.
 
-        :raises ArgumentError: they do not fit the function (any more).
+        :raises ArgumentError: they do not fit the function, for example of a newer version.
         """
         try:
             return self._decode(payload)
         except Exception as error:  # foreign code runs in here: __post_init__
             reason, path = reason_of(error)
             raise ArgumentError(
-                self.task, path.lstrip(".") or "(all)", f"the value does not fit: {reason}"
+                self.task,
+                path.lstrip(".") or "(all)",
+                f"the value does not fit the annotation: {reason}",
             ) from None
 
     def from_json(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[bytes, Struct]:
-        """Encode a call whose arguments are plain JSON values, as HTTP and the command line give them
+        """Encode a call whose arguments are plain JSON values, from HTTP or the command line
         (``"2026-01-01T00:00:00Z"`` where the function takes a datetime).
 
         :returns: as :meth:`encode`.
@@ -108,7 +111,7 @@ class Arguments:
         return encode(arrived), arrived
 
     def call(self, function: Callable[..., Any], values: Struct) -> Any:
-        """Call the function with restored arguments."""
+        """Call the function with decoded arguments."""
         given = msgspec.structs.astuple(values)
         if self._simple and UNSET not in given:
             return function(*given)
@@ -116,7 +119,7 @@ class Arguments:
         return function(*args, **kwargs)
 
     def unpack(self, values: Struct) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Restored arguments as ``args`` and ``kwargs``; parameters left out stay out."""
+        """Decoded arguments as ``args`` and ``kwargs``, without the parameters that the call omitted."""
         given = msgspec.structs.astuple(values)
         if self._simple and UNSET not in given:
             return given, {}
@@ -129,7 +132,7 @@ class Arguments:
             elif parameter.kind is parameter.VAR_POSITIONAL:
                 args.extend(value or ())
             elif value is UNSET and parameter.name in self._holders:
-                args.append(parameter.default)  # what follows cannot be given by name
+                args.append(parameter.default)  # the next ones are positional
             elif value is UNSET:
                 by_position = False
             elif by_position and parameter.kind is not parameter.KEYWORD_ONLY:
@@ -143,7 +146,7 @@ class Arguments:
             try:
                 return self._struct(*args, **kwargs)
             except TypeError:
-                pass  # bind again for Python's own words
+                pass  # bind again for Python's own message
         return self._struct(**self._bound(args, kwargs))
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +171,7 @@ class Arguments:
         return f"({', '.join(said)})"
 
     def _changed(self, call: Struct, arrived: Struct, equal: bool) -> tuple[str, str] | None:
-        """The first part that would arrive changed: its path and how."""
+        """The first part that JSON would change: its path, and how."""
         for name in self._free if equal else call.__struct_fields__:
             sent, got = getattr(call, name), getattr(arrived, name)
             try:
@@ -182,7 +185,7 @@ class Arguments:
         return None
 
     def _explain(self, call: Struct, error: Exception) -> ArgumentError:
-        """Find out which argument the encoder or decoder stumbled over."""
+        """Find the argument that the encoder or decoder refused."""
         reason, path = reason_of(error)
         for name in call.__struct_fields__:
             value = getattr(call, name)
@@ -198,7 +201,7 @@ class Arguments:
         hint = self._struct.__annotations__[name]
         try:
             msgspec.json.decode(encode(value), type=hint)
-        except Exception:  # foreign code again, and known to fail
+        except Exception:  # foreign code that has failed before
             return False
         return True
 
@@ -214,7 +217,7 @@ _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Paramet
 
 
 def _place_holders(parameters: list[inspect.Parameter]) -> frozenset[str]:
-    """The parameters before the last one that takes values by position alone."""
+    """The parameters before the last positional-only one."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
     last = max((i for i, p in enumerate(parameters) if p.kind in kinds), default=0)
     return frozenset(parameter.name for parameter in parameters[:last])
@@ -223,10 +226,10 @@ def _place_holders(parameters: list[inspect.Parameter]) -> frozenset[str]:
 def _field_type(
     function: Callable[..., Any], parameter: inspect.Parameter, task: str
 ) -> tuple[Any, bool]:
-    """The type of a parameter's field, and whether parts of it have no type of their own."""
+    """The type of a parameter's field, and whether it has parts without a type."""
     if parameter.name.startswith("__"):
         raise ConfigurationError(
-            f"task {task!r}: a parameter cannot be called {parameter.name!r}, with two underscores"
+            f"task {task!r}: parameter {parameter.name!r} must not begin with two underscores"
         )
     hint: Any = _annotation(function, parameter, task)
     if hint is object:
@@ -249,7 +252,7 @@ def _field_type(
                 f"task {task!r}, parameter {parameter.name!r}: JSON cannot restore "
                 f"{getattr(part.cls, '__qualname__', part.cls)}; pass an id or plain data instead"
             )
-    # A time may lose its zone and still be equal, so times are looked at as closely.
+    # A time without its zone may compare equal, so times are checked strictly, too.
     return hint, any(isinstance(part, _UNTYPED) for part in parts)
 
 
@@ -257,7 +260,7 @@ _UNTYPED = (msgspec.inspect.AnyType, msgspec.inspect.CustomType, msgspec.inspect
 
 
 def _annotation(function: Callable[..., Any], parameter: inspect.Parameter, task: str) -> Any:
-    """Resolve one annotation alone: that of the result may be for type checkers only."""
+    """Resolve one annotation. (Not all at once: the return annotation may be for type checkers only.)"""
     if parameter.annotation is parameter.empty:
         return Any
 
@@ -275,7 +278,7 @@ def _annotation(function: Callable[..., Any], parameter: inspect.Parameter, task
 
 
 def _parts_of_type(info: Any, seen: set[int]) -> Iterator[Any]:
-    """A description of a type and of all types inside it, each once."""
+    """The descriptions of a type and of all types inside it, each once."""
     if isinstance(info, (tuple, list)):
         for part in info:
             yield from _parts_of_type(part, seen)

@@ -1,5 +1,5 @@
-"""Whether a value arrives as it left, and which part of it does not, in words for whoever passed it.
-Knows values alone: neither tasks nor what is stored."""
+"""Whether encoding and decoding changes a value, and which part of it, in words for the caller.
+Knows only values: no tasks and no store."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PLAIN = frozenset({str, int, bool, float, type(None)})
 
 
 def reason_of(error: BaseException) -> tuple[str, str]:
-    """What a decoder's error says: the reason, and the path below the payload (``.x[0]``)."""
+    """The reason in a decoder's error, and the path inside the payload (``.x[0]``)."""
     if isinstance(error, RecursionError):
         return "nested too deeply", ""
     if not isinstance(error, UNENCODABLE):
-        return f"restoring it raised {type(error).__name__}", ""
+        return f"decoding it raised {type(error).__name__}", ""
     reason, _, path = str(error).partition(" - at `$")
     return reason, path.rstrip("`")
 
@@ -32,12 +32,12 @@ def reason_of(error: BaseException) -> tuple[str, str]:
 def is_equal(sent: Any, got: Any) -> bool:
     try:
         return bool(sent == got)
-    except Exception:  # foreign __eq__; also Decimal("sNaN") and what is nested too deeply
+    except Exception:  # foreign __eq__; also Decimal("sNaN") and values that are nested too deeply
         return False
 
 
 def unencodable(value: Any, path: str, depth: int = 0) -> tuple[str, str] | None:
-    """The innermost part that JSON cannot carry: its path and the reason."""
+    """The innermost part that JSON cannot encode: its path and the reason."""
     try:
         encode(value)
     except UNENCODABLE as error:
@@ -52,24 +52,24 @@ def unencodable(value: Any, path: str, depth: int = 0) -> tuple[str, str] | None
 
 
 def _advice(value: Any, reason: str) -> str:
-    """Why JSON does not carry a value that is made of nothing else, and what to pass instead."""
+    """Why JSON cannot encode a value whose parts it can encode, and what to pass instead."""
     if isinstance(value, str):
-        return "the text holds half a character (a lone surrogate), as undecoded bytes do"
+        return "the string contains a lone surrogate (half a character); pass bytes as bytes"
     if isinstance(value, dict) and "keys" in reason:
         odd = next((key for key in value if not isinstance(key, (str, int, float))), None)
-        return f"a key of a dict must be a text or a number, not {shown(odd)}"
+        return f"a key of a dict must be a string or a number, not {shown(odd)}"
     if "unsupported" not in reason:
         return reason
-    what = f"JSON cannot carry {with_article(type(value).__name__)}"
+    what = f"JSON cannot encode {with_article(type(value).__name__)}"
     if isinstance(value, os.PathLike):
-        return f"{what}; pass its text: str(path)"
+        return f"{what}; pass it as a string: str(path)"
     if inspect.isroutine(value) or isinstance(value, type):
-        return f"{what}; pass data, and let the task do what is to be done with it"
+        return f"{what}; pass data, and let the task do the work"
     return f"{what}; pass an id or plain data, and let the task load the object"
 
 
 def plainly_alike(sent: Any, got: Any) -> bool:
-    """A quick yes for the usual case, equal values that are plain JSON data; else not known."""
+    """Fast check for the usual case: True for equal values of plain JSON data; False means unknown."""
     kind = type(sent)
     if kind is not type(got):
         return False
@@ -81,20 +81,20 @@ def plainly_alike(sent: Any, got: Any) -> bool:
 
 
 def difference(sent: Any, got: Any, strict: bool) -> tuple[str, str] | None:
-    """The innermost part that would arrive changed: its path below this one, and how.
+    """The innermost part that JSON would change: its path inside this value, and how.
 
-    :param strict: a part that is equal must be of the same type as well, as no annotation says which.
+    :param strict: an equal part must also have the same type, because no annotation gives its type.
     """
     if type(sent) is not type(got):
-        plain = type(sent) in _PLAIN and type(got) in _PLAIN  # 1 for 1.0: where annotated so
+        plain = type(sent) in _PLAIN and type(got) in _PLAIN  # 1 for 1.0, if annotated so
         if (plain or not strict) and is_equal(sent, got):
             return None
         if got is None:
             what = f"JSON has no such {type(sent).__name__}"
-            return "", f"{what}: it would arrive as null; pass None, or a text"
+            return "", f"{what}: it would arrive as None; pass None or a string"
         return "", (
             f"would arrive as {type(got).__name__} instead of {type(sent).__name__}; "
-            f"annotate the parameter with the type that it takes, or pass plain JSON data"
+            f"annotate the parameter with its type, or pass plain JSON data"
         )
     ours, theirs = _parts(sent), _parts(got)
     if ours is None or theirs is None:
@@ -107,12 +107,15 @@ def difference(sent: Any, got: Any, strict: bool) -> tuple[str, str] | None:
     if strict and isinstance(sent, dict):
         twins = {key: key for key in got}
         if any(type(twins[key]) is not type(key) for key in sent):
-            return "", "its keys would arrive as another type; annotate the parameter, or use plain keys"
+            return (
+                "",
+                "its keys would arrive as another type; annotate the parameter, or use string keys",
+            )
     return None
 
 
 def _lost_key(sent: Any, ours: dict[Any, Any], theirs: dict[Any, Any]) -> str:
-    """Which part would not be found where it was."""
+    """The part that JSON would lose, in words."""
     lost = next((key for key in ours if key not in theirs), None)
     if not isinstance(sent, dict):
         return "would arrive with other parts"
@@ -122,26 +125,26 @@ def _lost_key(sent: Any, ours: dict[Any, Any], theirs: dict[Any, Any]) -> str:
         return "would arrive with more keys: the annotation adds its own"
     kind = type(lost).__name__
     return (
-        f"its key {shown(lost)} would arrive as a text, as JSON has no other keys; annotate the "
-        f"parameter, for example dict[{kind}, ...], or use texts as keys"
+        f"its key {shown(lost)} would arrive as a string, because JSON has no other keys; annotate the "
+        f"parameter, for example dict[{kind}, ...], or use string keys"
     )
 
 
 def _same_value(sent: Any, got: Any) -> bool:
-    """Whether two values of one type, neither made of parts, are the same."""
+    """Whether two values without parts, of the same type, are the same."""
     if isinstance(sent, (datetime, time)):
-        # Not `==`: it is never true for a repeated hour, and hides a zone that went missing.
+        # Not `==`: it is never true for a repeated hour, and ignores a lost time zone.
         return (
             (sent.tzinfo is None) == (got.tzinfo is None)
             and sent.utcoffset() == got.utcoffset()
             and sent.replace(tzinfo=None) == got.replace(tzinfo=None)
         )
-    # A NaN that arrives as NaN is the same, though it equals nothing.
+    # NaN is not equal to NaN, but here it is the same.
     return is_equal(sent, got) or (isinstance(sent, Decimal) and str(sent) == str(got))
 
 
 def _parts(value: Any) -> dict[Any, Any] | None:
-    """What a value is made of, by key, index or field; ``None`` for one without parts."""
+    """The parts of a value by key, index or field; ``None`` if it has no parts."""
     if isinstance(value, dict):
         return value
     if isinstance(value, (list, tuple)):

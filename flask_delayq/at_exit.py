@@ -1,5 +1,5 @@
 """The drain of every app of this process when the interpreter ends.
-Knows apps only as ``Stoppable``; how one stops is its own affair."""
+Knows apps only as ``Stoppable``, not how they stop."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Protocol
 from .clock import Clock
 
 OVER = (
-    "the main thread of this process has ended, and with it the interpreter begins to end: no jobs are "
-    "run here any more; let the main thread serve, or wait for the thread that does"
+    "the main thread of this process has ended, so the interpreter is ending and no jobs run here; "
+    "let the main thread serve, or let it wait for the thread that serves"
 )
 
 
 class Stoppable(Protocol):
-    """What runs jobs and is to be stopped."""
+    """Something that runs jobs and can be stopped."""
 
     clock: Clock
 
@@ -36,10 +36,10 @@ _is_over = False
 
 
 def drain_at_exit(what: Stoppable) -> None:
-    """Stop it before the interpreter refuses new threads: jobs that use thread pools or asyncio keep
-    working meanwhile. ``atexit`` would be too late for them.
+    """Stop it at the end of the interpreter, while new threads can still start: running jobs may need
+    thread pools or asyncio. ``atexit`` would be too late for them.
 
-    :raises RuntimeError: the end has come, so nothing would stop what is started now.
+    :raises RuntimeError: the interpreter is ending, so nothing would stop it.
     """
     global _is_registered
     with _lock:
@@ -56,28 +56,28 @@ def drain_at_exit(what: Stoppable) -> None:
 
 
 def all_running() -> list[Stoppable]:
-    """Everything that was started and is still there."""
-    with _lock:  # who goes through the set must not find it growing
+    """Everything that was started and still exists."""
+    with _lock:  # the set must not grow during the iteration
         return list(_running)
 
 
 def _end() -> None:
     global _is_over
-    with _lock:  # whoever starts comes before, and is stopped, or is refused
+    with _lock:  # a start is before this, and will be stopped, or it is refused
         _is_over = True
     _stop_all()
 
 
 def _stop_all() -> None:
-    """Stop everything; together they get as long as the most patient one. Ctrl-C meanwhile ends the
-    wait: what still runs is marked as interrupted, so that it runs again uncharged."""
+    """Stop everything, within the longest drain timeout of all apps. Ctrl-C meanwhile ends the wait:
+    running jobs are marked as interrupted, so that they run again, uncharged."""
     running = all_running()
     if not running:
         return
     clock = running[0].clock
     deadline = clock.monotonic() + max(one.drain_timeout for one in running)
     for one in running:
-        one.begin_no_more()  # before the first one drains: no job begins in the others meanwhile
+        one.begin_no_more()  # first in all apps, so that no job begins while the first one drains
     try:
         for one in running:
             one.stop(max(0.0, deadline - clock.monotonic()))

@@ -1,5 +1,5 @@
-"""What one thread waits for and any other rings: a lock, and nothing beside it.
-Knows nothing of what it is rung for."""
+"""A bell: one thread waits for it, any other rings it. It is one lock and nothing else.
+Does not know why it is rung."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from contextlib import suppress
 
 
 class Bell:
-    """Rung once or often, it ends one wait, also one that begins later.
+    """One ring, or several, ends one wait: the current one or the next one.
 
-    A ``threading.Event`` takes a lock of its own meanwhile, so a signal handler or a finalizer that sets
-    it in the middle of a wait of its own thread stands still for ever. And an exception thrown into a
-    thread that rings cannot leave two things here that contradict each other.
+    A ``threading.Event`` has an internal lock. A signal handler or a finalizer that sets the event while
+    its own thread waits for it would deadlock. Here there is only one lock, so an asynchronous exception
+    cannot leave an inconsistent state.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # locked until somebody rings
+        self._lock = threading.Lock()  # locked until it is rung
         self._lock.acquire()
 
     def ring(self) -> None:
-        """End the wait under way, or the next one."""
+        """End the current wait, or the next one."""
         if self._lock.locked():
-            with suppress(RuntimeError):  # somebody else was first
+            with suppress(RuntimeError):  # another thread was first
                 self._lock.release()
 
     def hush(self) -> None:
@@ -30,7 +30,7 @@ class Bell:
         self._lock.acquire(blocking=False)
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until it rings, at most ``timeout`` seconds (``None``: for ever); whether it did."""
+        """Wait until it rings, at most ``timeout`` seconds (``None``: no limit); whether it rang."""
         if timeout is None:
             return self._lock.acquire()
         return self._lock.acquire(timeout=max(timeout, 0.0))

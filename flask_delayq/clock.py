@@ -1,4 +1,4 @@
-"""Time, and the only place where it is read: wall clock for "when", monotonic clock for "how long".
+"""The only place where time is read: wall clock for "when", monotonic clock for "how long".
 Must not know what the times are for; tests put ``flask_delayq.testing.FakeClock`` in its place."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 from .errors import DelayError, shown
 
 MAX_DELAY = 10 * 366 * 86400.0
-"""The longest delay accepted, in seconds (about ten years): beyond it lies a mistake in units."""
+"""The longest allowed delay in seconds (about ten years): a longer one is probably a wrong unit."""
 
 
 class Clock(Protocol):
@@ -28,19 +28,20 @@ class SystemClock:
     """The machine's clocks."""
 
     now = staticmethod(time.time)
-    # CLOCK_MONOTONIC on Linux counts from boot for every process alike; leases rely on that.
+    # CLOCK_MONOTONIC on Linux counts from boot in every process; leases rely on that.
     monotonic = staticmethod(time.monotonic)
 
 
 machine_time = SystemClock.monotonic
-"""For waiting: a deadline passes in real time even where a test holds the package's clock."""
+"""Real time, for deadlines of waits: a test may stop the package's clock."""
 
 
 def to_seconds(delay: float | timedelta, *, what: str = "delay") -> float:
-    """Turn a delay at the edge of the API into seconds.
+    """Convert a delay of the API into seconds.
 
     :param delay: seconds, or a ``timedelta``; not negative, at most :data:`MAX_DELAY`.
-    :raises DelayError: for anything else (``bool``, text, NaN, infinity, negative, too long).
+    :param what: the name of the delay in an error.
+    :raises DelayError: for any other value (``bool``, string, NaN, infinity, negative, too long).
     """
     if isinstance(delay, timedelta):
         seconds = delay.total_seconds()
@@ -61,18 +62,18 @@ def to_seconds(delay: float | timedelta, *, what: str = "delay") -> float:
 
 
 def to_timestamp(when: datetime, *, now: float) -> float:
-    """Turn an aware datetime at the edge of the API into epoch seconds.
+    """Convert an aware datetime of the API into epoch seconds.
 
-    :param when: the moment; must carry a time zone. One in the past is due at once.
-    :param now: the present, epoch seconds, to judge "absurdly far".
+    :param when: must have a time zone. A time in the past means now.
+    :param now: the current time in epoch seconds, to check for more than ten years.
     :raises DelayError: for a naive datetime, another type, or more than ten years ahead.
     """
     if not isinstance(when, datetime):
         raise DelayError(f"run_at must be an aware datetime, not {shown(when)}", when)
     if when.tzinfo is None or when.utcoffset() is None:
         raise DelayError(
-            f"run_at {when} has no time zone (it is naive), so it names no moment; "
-            f"give it one, for example when.replace(tzinfo=timezone.utc)",
+            f"run_at {when} has no time zone (it is naive); "
+            f"add one, for example when.replace(tzinfo=timezone.utc)",
             when,
         )
     timestamp = when.timestamp()

@@ -25,7 +25,7 @@ from .texts import without_password
 PREFIX = "DELAYQ_"
 
 LONGEST_LEASE = 86_400.0
-"""Seconds that ``DELAYQ_LEASE`` may be at most."""
+"""Maximum of ``DELAYQ_LEASE`` in seconds."""
 DEFAULT_FILE = "delayq.sqlite3"
 
 Mode = Literal["auto", "thread", "external", "manual", "inline"]
@@ -40,7 +40,7 @@ REDACTED = (
     *("dsn", "database_url", "connection_string", "webhook_url"),
     *("ssn", "iban", "card_number", "cvv", "cvc"),
 )
-"""Not ``key``: most keys are no secrets, and what is hidden once is hidden wherever it turns up."""
+"""Without ``key``: most keys are not secrets, and a hidden value is hidden everywhere on the page."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -69,13 +69,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     url_prefix: str = "/delayq"
     pages: bool = True
     admin_token: tuple[bytes, ...] = ()
-    """Their SHA-256 digests: a token itself is kept nowhere."""
+    """SHA-256 digests of the tokens: the tokens themselves are not kept."""
     redact: tuple[str, ...] = REDACTED
     of_engines: Mapping[str, Any] = {}
-    """Settings for one backend alone, by name; the backend checks their values."""
+    """Settings of one backend, by name; the backend checks their values."""
 
     def __repr__(self) -> str:
-        # Programs that collect errors keep the texts of local variables.
+        # Error trackers store the repr of local variables.
         parts = []
         for name in self.__struct_fields__:
             value = getattr(self, name)
@@ -95,11 +95,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Build the settings from an app's configuration.
 
         :param config: the mapping; keys that do not begin with ``DELAYQ_`` are ignored.
-        :param folder: where the default store lies and relative sqlite paths begin.
+        :param folder: the folder of the default store, and of relative sqlite paths.
         :param testing: whether the app is being tested: the default store is then ``memory://``, so
-            that a test run neither leaves jobs behind nor finds yesterday's.
-        :param engine_settings: names of settings that belong to one backend each.
-        :raises ConfigurationError: an unknown key (with "did you mean") or a value that does not fit.
+            that a test run neither leaves jobs behind nor finds old ones.
+        :param engine_settings: names of the settings that belong to one backend.
+        :raises ConfigurationError: an unknown key (with "did you mean") or a bad value.
         """
         values: dict[str, Any] = {}
         of_engines: dict[str, Any] = {}
@@ -123,10 +123,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def with_environment(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """The app's configuration, and below it the variables ``FLASK_DELAYQ_...``, as
-    ``app.config.from_prefixed_env()`` would read them: an app that does not call it is not deaf to them.
-
-    What the app has set itself holds.
+    """The app's configuration, plus environment variables ``FLASK_DELAYQ_...`` for keys that it does not
+    have. They are read as ``app.config.from_prefixed_env()`` reads them; the app need not call it.
     """
     found: dict[str, Any] = {}
     for name, text in environ.items():
@@ -140,17 +138,17 @@ def with_environment(config: Mapping[str, Any], environ: Mapping[str, str]) -> d
 
 
 def wants_pages(config: Mapping[str, Any]) -> bool:
-    """Whether the app is to have the pages; needed before the other settings are read.
+    """Whether to register the admin pages; needed before the other settings are read.
 
-    :raises ConfigurationError: it is neither true nor false.
+    :raises ConfigurationError: the value is neither true nor false.
     """
     return bool(_alone(config, "PAGES", _flag, True))
 
 
 def url_prefix(config: Mapping[str, Any]) -> str:
-    """Where the pages are; needed before the other settings are read.
+    """The URL prefix of the admin pages; needed before the other settings are read.
 
-    :raises ConfigurationError: it is no path.
+    :raises ConfigurationError: the value is not a path.
     """
     return str(_alone(config, "URL_PREFIX", _prefix, "/delayq"))
 
@@ -169,26 +167,26 @@ def _unknown(key: str, known: Iterable[str]) -> str:
     return f"{key} is no setting{hint}"
 
 
-_IN_A_PATH = "/ !\"#$&'()*+,;:=@[]\\^`{|}<>~"  # means nothing to who reads the URL
+_IN_A_PATH = "/ !\"#$&'()*+,;:=@[]\\^`{|}<>~"  # no special meaning for the reader of the URL
 
 
 def _absolute(url: str, folder: str) -> str:
-    """Relative sqlite paths begin in the instance folder, not where the process was started."""
+    """Make a sqlite path relative to the instance folder, not to the current directory."""
     scheme, separator, path = url.partition(":///")
     if scheme.lower() != "sqlite" or not separator or not path or path.startswith(":"):
         return url
     if PurePath(path).is_absolute():
         return f"sqlite:///{path}"
-    # A folder may be called "feature%2Flogin" or "what?now". Bytes that are no text go through as well.
+    # A folder may be called "feature%2Flogin" or "what?now". Bytes that are not UTF-8 are kept as well.
     return f"sqlite:///{quote(str(PurePath(folder)), _IN_A_PATH, errors='surrogateescape')}/{path}"
 
 
-# Readers raise ValueError alone, with the rest of a sentence that begins with the name of the setting.
+# A reader raises only ValueError. Its message continues a sentence that begins with the setting's name.
 
 
 def _url(value: Any) -> str:
     if value and not isinstance(value, str):
-        raise ValueError("must be a text")  # which one is nobody's business: it may hold a password
+        raise ValueError("must be a string")  # without the value: it may contain a password
     return value or ""
 
 
@@ -249,7 +247,7 @@ def _texts(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     parts = list(parts) if isinstance(parts, Iterable) else [parts]
     if not all(isinstance(part, str) and part.strip() for part in parts):
-        raise ValueError(f"must be a text or a list of texts, not {shown(value)}")
+        raise ValueError(f"must be a string or a list of strings, not {shown(value)}")
     return tuple(part.strip() for part in parts)
 
 
@@ -272,10 +270,10 @@ MAKE_TOKEN = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
 def _tokens(value: Any) -> tuple[bytes, ...]:
     if value is None:
         return ()
-    # A token may hold commas, so a text is one token.
+    # A token may contain commas, so a string is one token.
     tokens = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     if not tokens:
-        raise ValueError("must hold at least one token; leave it out to have none")
+        raise ValueError("must contain at least one token; leave it out to have none")
     for token in tokens:
         if fault := _fault(token):
             raise ValueError(f"must {fault}; make one with: {MAKE_TOKEN}")
@@ -283,16 +281,16 @@ def _tokens(value: Any) -> tuple[bytes, ...]:
 
 
 def _fault(token: object) -> str:
-    """What a token that is refused must be like, without the token; empty for one that may be used."""
+    """The rule that a token breaks, without the token; empty if the token is good."""
     if not isinstance(token, str) or len(token) < 16:
-        return "be a text of at least 16 characters, or a list of such"
+        return "be a string of at least 16 characters, or a list of such strings"
     if token != token.strip():
         return "not begin or end with white space (the line break of a file?)"
     if any(ord(char) < 32 or ord(char) == 127 for char in token):
-        return "not hold a control character, which no header can carry"
+        return "not contain a control character: an HTTP header cannot contain one"
     steps = {ord(after) - ord(before) for before, after in pairwise(token)}
     if len(set(token)) < 6 or len(steps) == 1 or token in (token + token)[1:-1]:
-        return "not be easy to guess, as one is: few characters, a row of them, or a repetition"
+        return "not be easy to guess: one has few different characters, a sequence or a repetition"
     return ""
 
 

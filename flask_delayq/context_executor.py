@@ -14,11 +14,11 @@ R = TypeVar("R")
 
 
 class ContextExecutor(ThreadPoolExecutor):
-    """A ``ThreadPoolExecutor`` with threads of its own; each call runs in a fresh app context and with
-    empty context variables. What is submitted here is lost with the process: jobs are for the rest.
+    """A ``ThreadPoolExecutor`` with its own threads; each call runs in a new app context and with
+    empty context variables. Calls are lost when the process ends; use jobs if they must survive.
 
     :param scope: makes the app context of one call.
-    :param workers: most threads.
+    :param workers: maximum number of threads.
     """
 
     def __init__(self, scope: Callable[[], AbstractContextManager[Any]], workers: int) -> None:
@@ -28,7 +28,7 @@ class ContextExecutor(ThreadPoolExecutor):
 
     @property
     def pending(self) -> int:
-        """Calls submitted that have not ended."""
+        """The number of submitted calls that have not ended."""
         return len(self._pending)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:

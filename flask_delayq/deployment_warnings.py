@@ -1,5 +1,5 @@
-"""What is unfavourable about the place where jobs run, in sentences for the log.
-Must not know apps or runtimes: it is told what it needs of them, and looks at the process itself."""
+"""Problems of the deployment, in sentences for the log.
+Must not know apps or runtimes: it gets what it needs of them, and looks at the process itself."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ STATUS = "/proc/self/status"
 
 
 def remarks(url: str) -> Iterator[str]:
-    """What is worth a warning in a process that begins to run the jobs of the store at ``url``.
+    """Warnings for a process that starts running the jobs of the store at ``url``.
 
-    Each remark is the end of a sentence that begins with whose jobs they are.
+    Each one is the end of a sentence that begins with "the jobs of ...".
     """
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and (why := why_temporary(path)):
@@ -33,50 +33,50 @@ def remarks(url: str) -> Iterator[str]:
         )
     if os.getpid() == 1 and is_deaf_to_sigterm():
         yield (
-            "run in process 1 of a container, whose server does not listen to SIGTERM: a stop kills it "
+            "run in process 1 of a container, which has no SIGTERM handler: a stop kills it "
             "after the grace period; set STOPSIGNAL SIGINT (docker run --stop-signal SIGINT)"
         )
 
 
 def how_to_run_jobs(mode: str, url: str, *, serving: bool = False) -> str:
-    """What to do so that the jobs of the store at ``url`` run, as an app in this mode can do it.
+    """What to do so that the jobs of the store at ``url`` run, for an app in this mode.
 
-    :param serving: this process is a server's.
+    :param serving: whether this process is a server.
     """
     if mode == "auto" and serving:
         return (
-            "this server runs them from its first request on, so look again in a moment; "
+            "this server starts running them at its first request, so look again in a moment; "
             "or start `flask delayq worker`"
         )
     if url.startswith("memory:"):
         return (
-            "they end with this process; run them here with delayq.start() or DELAYQ_MODE=thread, "
+            "this store ends with the process; run them here with delayq.start() or DELAYQ_MODE=thread, "
             "or set DELAYQ_URL to a store that other processes share"
         )
     if mode == "external":
-        return "start `flask delayq worker` (in mode external the server runs none)"
+        return "start `flask delayq worker` (in mode external the server runs no jobs)"
     if mode == "auto":
         return "start the server or `flask delayq worker`"
     return f"start `flask delayq worker`, or call delayq.start() in the server (mode {mode})"
 
 
 def idle_hint(mode: str, testing: bool) -> str:
-    """Why an app in this mode runs no jobs by itself, and what runs them; else empty."""
+    """Why an app in this mode runs no jobs automatically, and how to run them; else empty."""
     if mode != "manual":
         return ""
     if testing:
         return (
-            "nothing runs jobs by itself while TESTING: call run_jobs(delayq) of flask_delayq.testing, "
+            "no jobs run automatically with TESTING: call run_jobs(delayq) of flask_delayq.testing, "
             "or delayq.start() for real threads"
         )
-    return "nothing runs jobs by itself with DELAYQ_MODE=manual: call delayq.drain() or delayq.start()"
+    return "no jobs run automatically with DELAYQ_MODE=manual: call delayq.drain() or delayq.start()"
 
 
 def doubt_store_of_tests(url: str) -> None:
-    """Warn if the store at ``url`` is most likely not meant for an app that is being tested.
+    """Warn if the store at ``url`` is probably not meant for tests.
 
-    One in a temporary folder, or with the word "test" in its path, was chosen for tests. Another one is
-    as a rule inherited from the configuration that the app runs with.
+    A store in a temporary folder, or with the word "test" in its path, was chosen for tests. Any other
+    store is usually inherited from the app's normal configuration.
     """
     scheme, _, path = url.partition("://")
     if scheme == "memory" or re.search(r"(?<![a-z])(py)?tests?(?![a-z])", path.lower()):
@@ -85,26 +85,26 @@ def doubt_store_of_tests(url: str) -> None:
     if scheme == "sqlite" and os.path.realpath(path[1:]).startswith(temporary):
         return
     warnings.warn(
-        f"with TESTING the jobs are in {without_password(url)}, as DELAYQ_URL says: tests run what is "
-        f"there, and a server runs what they enqueue. Set DELAYQ_URL = 'memory://' in the configuration "
-        f"of the tests, or put 'test' into the path of a store that is theirs",
+        f"with TESTING the jobs are in {without_password(url)}, as DELAYQ_URL says: tests run the jobs "
+        f"of that store, and a server runs the jobs of the tests. Set DELAYQ_URL = 'memory://' in the "
+        f"configuration of the tests, or use a store with 'test' in its path",
         stacklevel=2,
     )
 
 
 def is_under_mod_wsgi() -> bool:
-    """Whether this process is one of Apache's."""
-    # mod_wsgi adds this attribute; the package of the same name alone has not got it.
+    """Whether this process belongs to Apache."""
+    # The embedding mod_wsgi adds this attribute; the package of the same name does not have it.
     return hasattr(sys.modules.get("mod_wsgi"), "process_group")
 
 
 def application_group() -> str:
-    """The sub-interpreter of mod_wsgi that this is; empty for the main one, and anywhere else."""
+    """The name of this sub-interpreter of mod_wsgi; empty for the main interpreter and other servers."""
     return str(getattr(sys.modules.get("mod_wsgi"), "application_group", ""))
 
 
 def is_deaf_to_sigterm() -> bool:
-    """Whether SIGTERM has no handler, of Python or of C; process 1 is not even ended by it then."""
+    """Whether SIGTERM has no handler, of Python or of C. Then SIGTERM does not end process 1."""
     if getsignal(SIGTERM) != SIG_DFL:
         return False
     with suppress(OSError, ValueError), open(STATUS, encoding="ascii", errors="replace") as file:

@@ -1,6 +1,6 @@
-"""Every exception that a program meets, under one root, with the facts as attributes. (Calls written as
-JSON have two more, in ``console.json_calls``; engines turn their own into these.)
-Knows no other module; the two families a program sees are usage errors and backend errors."""
+"""Every public exception, under one root, with the facts as attributes. (``console.json_calls`` has two
+more, for calls written as JSON; engines convert their own errors into these.)
+Knows no other module. There are two families: usage errors and backend errors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 class DelayQError(Exception):
     """The root: ``except DelayQError`` catches everything that this package raises on purpose.
 
-    The steering exceptions of :mod:`flask_delayq.retry` (``Retry``, ``Snooze``, ``Cancel``) are no
-    errors and do not descend from it.
+    ``Retry``, ``Snooze``, ``Cancel`` and ``Fail`` of :mod:`flask_delayq.retry` are not errors and not
+    subclasses of it.
     """
 
 
@@ -30,7 +30,7 @@ class ConfigurationError(DelayQError):
 
 
 class SetupError(DelayQError, RuntimeError):
-    """The extension is used before ``init_app``, outside its apps, or registered twice."""
+    """The extension is used before ``init_app``, outside its apps, or is registered twice."""
 
 
 class TaskNotFoundError(DelayQError, LookupError):
@@ -74,9 +74,9 @@ class RuleError(DelayQError, ValueError):
 
 
 class TaskAlreadyRegisteredError(DelayQError):
-    """Two functions want the same task name or alias.
+    """Two functions have the same task name or alias.
 
-    :ivar name: the name both want.
+    :ivar name: the name.
     """
 
     def __init__(self, name: str, existing: str) -> None:
@@ -88,10 +88,10 @@ class TaskAlreadyRegisteredError(DelayQError):
 
 
 class ArgumentError(DelayQError, TypeError):
-    """An argument that JSON cannot carry unchanged, or that arrived unfit for the function.
+    """An argument that JSON would change, or a stored argument that does not fit the function.
 
     :ivar task: the task's name.
-    :ivar path: where the value sits, for example ``"order.items[2].price"``.
+    :ivar path: where the value is, for example ``"order.items[2].price"``.
     :ivar reason: what is wrong with it.
     """
 
@@ -103,7 +103,7 @@ class ArgumentError(DelayQError, TypeError):
 
 
 class DelayError(DelayQError, ValueError):
-    """A delay or moment that is negative, naive, not finite or absurdly far.
+    """A delay or time that is negative, naive, not finite or more than ten years ahead.
 
     :ivar value: the value given.
     """
@@ -116,7 +116,7 @@ class DelayError(DelayQError, ValueError):
 class PayloadTooLargeError(DelayQError, ValueError):
     """Encoded arguments or a result above the limit.
 
-    :ivar size: bytes that it takes.
+    :ivar size: its size in bytes.
     :ivar limit: bytes allowed (``DELAYQ_MAX_PAYLOAD`` or ``DELAYQ_MAX_RESULT``).
     """
 
@@ -144,7 +144,7 @@ class InvalidNameError(DelayQError, ValueError):
 
 
 class JobError(DelayQError):
-    """Something about one job.
+    """An error about one job.
 
     :ivar job_id: its id.
     """
@@ -155,7 +155,7 @@ class JobError(DelayQError):
 
 
 class JobNotFoundError(JobError, LookupError):
-    """No job has this id (any more: finished jobs are pruned after the retention)."""
+    """No job has this id. Perhaps it was pruned: finished jobs are kept for the retention only."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(
@@ -165,7 +165,7 @@ class JobNotFoundError(JobError, LookupError):
 
 
 class JobConflictError(JobError):
-    """The id is taken by a job with another task or other arguments."""
+    """The id belongs to a job with another task or other arguments."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(
@@ -179,7 +179,7 @@ class InvalidTransitionError(JobError):
     """The job's state does not allow the action.
 
     :ivar state: its state.
-    :ivar action: what was asked (``"retry"``, ``"cancel"``, ...).
+    :ivar action: the action (``"retry"``, ``"cancel"``, ...).
     """
 
     def __init__(self, job_id: str, state: str, action: str) -> None:
@@ -190,10 +190,10 @@ class InvalidTransitionError(JobError):
 
 
 class JobFailedError(JobError):
-    """``result`` was asked of a job that failed or was cancelled.
+    """``result`` was read of a job that failed or was cancelled.
 
     :ivar state: ``"failed"`` or ``"cancelled"``.
-    :ivar error: the stored error text, or ``None``.
+    :ivar error: the stored error message, or ``None``.
     """
 
     def __init__(self, job_id: str, state: str, error: str | None) -> None:
@@ -203,7 +203,7 @@ class JobFailedError(JobError):
 
 
 class JobNotFinishedError(JobError):
-    """``result`` was asked before the job was final."""
+    """``result`` was read before the job was final."""
 
     def __init__(self, job_id: str, state: str) -> None:
         super().__init__(
@@ -223,12 +223,12 @@ class WaitTimeoutError(JobError, TimeoutError):
 
 
 class WaitInsideTaskError(JobError, RuntimeError):
-    """``wait`` was called inside a task: workers that wait for workers can stand still for ever."""
+    """``wait`` was called inside a task: workers that wait for workers can deadlock."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(
-            f"waiting for job {job_id!r} inside a task could block all workers for ever; "
-            f"let the task end and enqueue what comes after from there",
+            f"waiting for job {job_id!r} inside a task could deadlock all workers; "
+            f"let this task end, and let the other job enqueue the next step",
             job_id,
         )
 
@@ -243,9 +243,9 @@ class BackendError(DelayQError):
 class BackendUnavailableError(BackendError):
     """The backend cannot answer now (locked, full, unreachable, read-only); nothing was done.
 
-    The only error that loops retry by themselves and that a program may simply try again later.
+    Loops retry only this error. A program may try again later.
 
-    :ivar reason: one short word for machines: ``"locked"``, ``"full"``, ``"read-only"``,
+    :ivar reason: one machine-readable word: ``"locked"``, ``"full"``, ``"read-only"``,
         ``"io"``, ``"replaced"``, ``"closed"``, ``"unreachable"``.
     """
 
@@ -255,24 +255,24 @@ class BackendUnavailableError(BackendError):
 
 
 class EnqueueUncertainError(BackendError):
-    """The commit's outcome is unknown: the jobs may or may not be stored.
+    """It is unknown whether the commit succeeded: the jobs may or may not be stored.
 
-    Enqueueing again with the same ids is safe: it stores what is missing and no job twice.
+    Enqueueing again with the same ids is idempotent: it stores the missing jobs, and no job twice.
 
-    :ivar job_ids: the ids of the jobs in doubt.
+    :ivar job_ids: the ids of these jobs.
     """
 
     def __init__(self, job_ids: Sequence[str]) -> None:
         shown = ", ".join(job_ids[:3]) + (", ..." if len(job_ids) > 3 else "")
         super().__init__(
             f"it is unknown whether the job was stored ({shown}); "
-            f"enqueue again with the same id, that is safe"
+            f"enqueue it again with the same id: this is idempotent"
         )
         self.job_ids: tuple[str, ...] = tuple(job_ids)
 
     @property
     def job_id(self) -> str:
-        """The id, where it was one job."""
+        """The id of the first of these jobs."""
         return self.job_ids[0]
 
 
@@ -297,11 +297,11 @@ class QueueFullError(BackendError):
 
 
 class StoreCorruptError(BackendError):
-    """The store is damaged. Nothing is deleted or overwritten; a person has to look."""
+    """The store is corrupt. Nothing is deleted or overwritten; a person must repair or replace it."""
 
 
 class StoreMismatchError(BackendError):
-    """The file is not ours, or was written by a newer version of this package."""
+    """The file is not a store of this package, or was written by a newer version of it."""
 
 
 class UnsupportedOperationError(BackendError):
@@ -309,7 +309,7 @@ class UnsupportedOperationError(BackendError):
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: short, whatever it is."""
+    """The ``repr`` of any value, shortened for an error message."""
     try:
         text = repr(value)
     except Exception:  # foreign __repr__; also whole numbers of thousands of digits

@@ -1,5 +1,5 @@
-"""``DelayQ``: registers tasks, binds them to Flask apps and finds the app a call belongs to.
-Keeps no app itself; what belongs to one app is its ``AppState``."""
+"""``DelayQ``: registers tasks, binds them to Flask apps and finds the app of a call.
+Keeps no app itself; the ``AppState`` has everything that belongs to one app."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ current_job: RunningJob = cast(
     RunningJob,
     LocalProxy(running_job, unbound_message=NO_JOB),
 )
-"""The job that runs here, inside a task."""
+"""The job that is running in this context; only inside a task."""
 
 
 class DelayQ:
     """The extension.
 
-    One object may serve several apps; its tasks are those of all of them. Each app has its own store,
-    settings and runtime.
+    One object may serve several apps; they share its tasks. Each app has its own store, settings and
+    runtime.
 
     :param app: an app to bind at once; or call :meth:`init_app` later.
-    :param clock: where time is read (tests pass a ``FakeClock``).
+    :param clock: the source of time (tests pass a ``FakeClock``).
     """
 
     def __init__(self, app: Flask | None = None, *, clock: Clock | None = None) -> None:
         self.tasks: TaskRegistry = TaskRegistry()
         """The registered tasks."""
         self.schedules: Schedules = Schedules(lambda: self.client)
-        """Periodic rules, to be changed at run time."""
+        """Periodic rules; they can be changed at run time."""
         self._clock = clock or SystemClock()
-        # The strong reference is in app.extensions, so that an app takes its state with it.
+        # The strong reference is in app.extensions, so that the state is deleted with its app.
         self._states: list[weakref.ref[AppState]] = []
         self._access: Callable[[str], bool] | None = None
         if app is not None:
@@ -67,16 +67,17 @@ class DelayQ:
     def init_app(self, app: Flask) -> None:
         """Bind the extension to an app.
 
-        Registers the pages under ``DELAYQ_URL_PREFIX`` (unless ``DELAYQ_PAGES`` is false) and the
-        commands ``flask delayq ...``, and has the process watched for the moment at which it serves.
-        Opens no file and runs no job. Settings are read when they are first needed; later changes have
-        no effect.
+        Registers the admin pages under ``DELAYQ_URL_PREFIX`` (unless ``DELAYQ_PAGES`` is false) and the
+        commands ``flask delayq ...``, and starts checking whether this process serves (with
+        ``DELAYQ_MODE=auto``). Opens no file and runs no job. Settings are read when they are first
+        needed; later changes have no effect.
 
+        :param app: the Flask app.
         :raises SetupError: the app has a DelayQ already.
         """
         if KEY in app.extensions:
             raise SetupError(
-                "this app already has a DelayQ; import and use that object instead of making another"
+                "this app already has a DelayQ; use that object instead of making another one"
             )
         state = AppState(app, self.tasks, self._clock, lambda: self._access)
         app.extensions[KEY] = self
@@ -107,22 +108,25 @@ class DelayQ:
     def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Register a function as a task: ``@delayq.task`` or ``@delayq.task(queue="mail")``.
 
-        :param name: stable name, by which stored jobs find it; by default ``module.function``.
-        :param aliases: former names, so that jobs stored under them still run.
-        :param queue: the queue its jobs go to, ``"default"`` unless said.
+        :param name: stable name; stored jobs find the task by it. Default: ``module.function``.
+        :param aliases: former names: jobs that were stored under them still run.
+        :param queue: the queue of its jobs. Default: ``"default"``.
         :param priority: ``"high"``, ``"normal"`` or ``"low"``, within the queue.
-        :param max_attempts: runs in all when it raises; 1 unless said (or ``DELAYQ_MAX_ATTEMPTS``).
-        :param backoff: seconds before the second run, doubling; or all pauses as a list.
-        :param retry: a whole :class:`~flask_delayq.RetryPolicy`, instead of the two above.
-        :param on_crash: ``"retry"`` (default): a run cut off by a crash is repeated; ``"fail"``: the
-            job fails, for tasks that must not run twice.
-        :param produce: whether ``/delayq/produce`` offers it to people without the admin token.
+        :param max_attempts: maximum number of runs if it raises. Default: ``DELAYQ_MAX_ATTEMPTS`` (1).
+        :param backoff: seconds (or ``timedelta``) before the second run; doubles for each further run.
+            Or a list of all pauses.
+        :param retry: a :class:`~flask_delayq.RetryPolicy`, instead of ``max_attempts`` and ``backoff``.
+        :param on_crash: if the process dies or stops during the run: ``"retry"`` (default) runs the job
+            again; ``"fail"`` fails it, for tasks that must not run twice.
+        :param produce: whether people without the admin token may enqueue it at ``/delayq/produce``.
         :param produce_queues: queues that they may choose besides ``queue``.
         :param produce_priorities: priorities that they may choose besides ``priority``.
-        :param every: run it every so many seconds (or ``timedelta``), without arguments.
-        :param cron: run it by a cron line, with ``timezone`` (IANA name, UTC by default).
-        :raises ConfigurationError: an unknown option or one that does not fit.
-        :raises TaskAlreadyRegisteredError: the name or an alias is taken.
+        :param every: the interval of a periodic task: seconds or ``timedelta``. It runs without
+            arguments.
+        :param cron: the cron line of a periodic task.
+        :param timezone: the time zone of ``cron``: an IANA name, by default UTC.
+        :raises ConfigurationError: an unknown option or a bad value.
+        :raises TaskAlreadyRegisteredError: the name or an alias is in use.
         """
         if function is not None:
             return self._register(function, options)
@@ -133,7 +137,8 @@ class DelayQ:
         registered: Task[..., Any] = Task(function, declared, self._find_client)
         if declared.rule is not None and (missing := registered.required_parameters()):
             raise ConfigurationError(
-                f"task {declared.name!r} is periodic, so it cannot need arguments: {', '.join(missing)}"
+                f"task {declared.name!r} is periodic, so all its parameters need defaults; "
+                f"these have none: {', '.join(missing)}"
             )
         self.tasks.add(registered)
         return registered
@@ -142,9 +147,9 @@ class DelayQ:
 
     @property
     def state(self) -> AppState:
-        """What belongs to the app of this call: the current app, or the only one there is.
+        """The ``AppState`` of the current app, or of the only app.
 
-        :raises SetupError: no app, or no way to tell which.
+        :raises SetupError: there is no app, or several and none is current.
         """
         if len(self._states) == 1:
             only = self._states[0]()
@@ -162,17 +167,17 @@ class DelayQ:
             raise SetupError("this DelayQ is bound to no app yet; call delayq.init_app(app) first")
         alive = [ref for ref in self._states if ref() is not None]
         if not alive:
-            raise SetupError("the app that this DelayQ was bound to is gone: hold on to the app")
+            raise SetupError("the app of this DelayQ was garbage-collected; keep a reference to the app")
         self._states = alive
         if len(self._states) == 1:
             return self.state
         raise SetupError(
-            "this DelayQ serves several apps, so say which: call inside `with app.app_context():`"
+            "this DelayQ serves several apps; call this inside `with app.app_context():` of one of them"
         )
 
     @property
     def client(self) -> Client:
-        """The producing side of that app."""
+        """The client of that app: it enqueues jobs and looks at them."""
         return self.state.client
 
     def _find_client(self) -> Client:
@@ -181,17 +186,17 @@ class DelayQ:
     # --- jobs ------------------------------------------------------------------------------------
 
     def enqueue(self, task: str, /, *args: Any, **kwargs: Any) -> Job[Any]:
-        """Enqueue a call of the task of this name, where the function is not at hand.
+        """Enqueue a call of a task by its name. Raises the errors of ``task.enqueue``.
 
         :param task: the name of a task, or one of its aliases.
-        :raises TaskNotFoundError: none is registered under it here; else as ``task.enqueue``.
+        :raises TaskNotFoundError: no task of this name is registered here.
         """
         return self.tasks.get(task).enqueue(*args, **kwargs)
 
     def get(self, job_id: str) -> Job[Any]:
         """The job of this id.
 
-        :raises JobNotFoundError: there is none (any more).
+        :raises JobNotFoundError: there is no such job, or it was pruned.
         """
         return self.client.get(job_id)
 
@@ -205,27 +210,33 @@ class DelayQ:
     ) -> list[Job[Any]]:
         """Jobs, newest first.
 
-        :param states: only these (all without one), for example ``"failed"``.
-        :param queue: only of this queue.
-        :param task: only of the task of this name.
-        :param before: only older than the job of this id (the last one of the page before).
-        :param limit: at most so many.
-        :raises JobNotFoundError: there is no job ``before`` (any more).
+        :param states: only jobs in these states, for example ``"failed"``; none given: all states.
+        :param queue: only jobs of this queue.
+        :param task: only jobs of the task of this name.
+        :param before: only jobs after this job id in the list (the last id of the previous page).
+        :param limit: maximum number of jobs.
+        :raises JobNotFoundError: the job ``before`` does not exist, or was pruned.
         """
         wanted = tuple(JobState(state) for state in states)
         return self.client.select(JobQuery(wanted, queue, task, before, limit))
 
     def counts(self) -> dict[str, int]:
-        """How many jobs there are by state; all six states are present."""
+        """The number of jobs by state; all six states are keys."""
         client = self.client
         return client.inspect.counts(now=client.now())
 
     def pause(self, queue: str) -> None:
-        """Begin no more jobs of a queue, in any process; running ones go on."""
+        """Begin no more jobs of a queue, in any process; running jobs go on.
+
+        :param queue: the name of the queue.
+        """
         self.client.pause(queue)
 
     def resume(self, queue: str) -> None:
-        """Undo :meth:`pause`."""
+        """Undo :meth:`pause`.
+
+        :param queue: the name of the queue.
+        """
         self.client.resume(queue)
 
     # --- running ---------------------------------------------------------------------------------
@@ -233,35 +244,35 @@ class DelayQ:
     def start(self) -> None:
         """Run jobs in this process from now on, whatever kind of process it is. Idempotent.
 
-        :raises RuntimeError: threads cannot be had, or the main thread of the process has ended.
+        :raises RuntimeError: no threads can be started, or the main thread of the process has ended.
         """
         self.state.start()
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Stop running jobs here: begin none, let running ones end.
+        """Stop running jobs in this process: begin none, and let running jobs end. Idempotent and
+        thread-safe.
 
-        :param timeout: seconds that they get, ``DELAYQ_DRAIN_TIMEOUT`` by default; those that still run
-            then go on until the process ends and are repeated elsewhere afterwards.
-        :returns: True if every job had ended and the store has how. Idempotent and thread-safe.
+        :param timeout: seconds that running jobs get, by default ``DELAYQ_DRAIN_TIMEOUT``. Jobs that do
+            not end in time go on until the process ends; then they run again in another process.
+        :returns: True if every job has ended and its outcome is stored.
         """
         return self.state.stop(timeout)
 
     def drain(self, limit: int | None = None) -> list[Outcome]:
-        """Run everything that is due, here and now, in this thread (for tests and scripts).
+        """Run all due jobs in this thread (for tests and scripts), also due jobs that these jobs
+        enqueue.
 
-        Jobs that these enqueue and that are due are run as well.
-
-        :param limit: at most so many jobs.
-        :returns: how each run ended.
+        :param limit: maximum number of jobs.
+        :returns: the outcome of each run.
         """
         return self.state.drain(limit)
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is ready or running any more (jobs due later are not waited for), in any
-        process, and until ``delayq.executor`` has nothing to do.
+        """Wait until no job is ready or running in any process, and ``delayq.executor`` is idle. Does
+        not wait for jobs that are due later.
 
         :param timeout: seconds, or ``None`` for no limit.
-        :returns: False if the time was up.
+        :returns: False if the timeout was reached.
         """
         return self.client.await_change("(join)", lambda: not self._has_work(), timeout)
 
@@ -274,8 +285,8 @@ class DelayQ:
 
     @property
     def executor(self) -> Any:
-        """A ``concurrent.futures`` thread pool with the app context, for closures that need not survive
-        the process; made when first used."""
+        """A ``concurrent.futures`` thread pool whose calls run in an app context, for closures that need
+        not survive the process; made when first used."""
         return self.state.executor
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
@@ -291,10 +302,10 @@ class DelayQ:
     # --- access ----------------------------------------------------------------------------------
 
     def admin_access(self, function: Callable[[str], bool]) -> Callable[[str], bool]:
-        """Register the function that opens the pages: ``@delayq.admin_access``.
+        """Register the function that decides who may use the admin pages: ``@delayq.admin_access``.
 
-        It is called inside the request with the action, ``"read"``, ``"act"`` or ``"produce"``, and
-        returns whether the person may do it (``flask_login``'s ``current_user`` is at hand there).
+        :param function: called in the request context (so ``flask_login``'s ``current_user`` works) with
+            the action: ``"read"``, ``"act"`` or ``"produce"``. Only ``True`` allows the action.
         """
         self._access = function
         return function

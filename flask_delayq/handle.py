@@ -1,4 +1,4 @@
-"""``Job``: one submitted call, as a program holds it; a snapshot with verbs.
+"""``Job``: a snapshot of one submitted call, with methods to refresh, wait, cancel and retry.
 Knows the store by the few verbs of ``JobStore``; knows no Flask and no runtime."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 
 class JobStore(Protocol):
-    """What a handle needs of the app that it belongs to."""
+    """What a ``Job`` needs of its app."""
 
     def record_of(self, job_id: str) -> JobRecord | None: ...
     def now(self) -> float: ...
@@ -43,8 +43,8 @@ class JobStore(Protocol):
 class Job(Struct, Generic[R], eq=False, gc=False):
     """One submitted call of a task.
 
-    The attributes are a snapshot, taken when the object was made; :meth:`refresh` takes a new one.
-    Times are aware UTC datetimes, or ``None`` where it has not happened.
+    The attributes are a snapshot, taken when the object was made; :meth:`refresh` updates them.
+    Times are aware UTC datetimes, or ``None`` if it has not happened.
     """
 
     id: str
@@ -52,13 +52,13 @@ class Job(Struct, Generic[R], eq=False, gc=False):
     _record: JobRecord | None = None
     _new: NewJob | None = None
     created: bool = False
-    """Whether the call that returned this object stored the job (False: the id was known)."""
+    """Whether the call that returned this object stored the job (False: a job had this id already)."""
     _partial: bool = False
-    """From a list, which leaves out arguments, result and error: they are fetched when asked for."""
+    """It comes from a list, which omits arguments, result and error: they are fetched when read."""
 
     @property
     def record(self) -> JobRecord:
-        """The snapshot as it is stored."""
+        """The whole snapshot, as stored."""
         record = self._record
         if record is None:
             new = self._new
@@ -99,24 +99,24 @@ class Job(Struct, Generic[R], eq=False, gc=False):
 
     @property
     def state(self) -> JobState:
-        """One of the six states, at the time of the snapshot (``scheduled`` turns ``ready`` with the
-        clock)."""
+        """One of the six states, at the time of the snapshot (a ``scheduled`` job becomes ``ready`` when
+        it is due)."""
         return self.record.state_at(self._store.now())
 
     @property
     def is_final(self) -> bool:
-        """Whether the job has come to its end."""
+        """Whether the job has ended."""
         return self.record.stored.is_final
 
     @property
     def attempt(self) -> int:
-        """Runs so far that count, the one under way included."""
+        """The number of runs that count, including the current one."""
         record = self.record
         return record.attempt + (record.stored is StoredState.RUNNING)
 
     @property
     def rescues(self) -> int:
-        """How often it was taken back from a process that died."""
+        """How often in a row it was taken back from a process that died."""
         return self.record.rescues
 
     @property
@@ -128,7 +128,7 @@ class Job(Struct, Generic[R], eq=False, gc=False):
 
     @property
     def enqueued_at(self) -> datetime:
-        """When it was enqueued, or revived by the latest :meth:`retry`."""
+        """When it was enqueued, or when :meth:`retry` was last called."""
         moment = to_datetime(self.record.enqueued_at)
         assert moment is not None
         return moment
@@ -148,17 +148,18 @@ class Job(Struct, Generic[R], eq=False, gc=False):
 
     @property
     def schedule(self) -> str | None:
-        """The schedule that it is an occurrence of."""
+        """The name of the schedule that enqueued it, or ``None``."""
         return self.record.schedule
 
     @property
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call's arguments as ``(args, kwargs)``; restored where the task is registered."""
+        """The call's arguments as ``(args, kwargs)``; decoded by the task's annotations, if it is
+        registered here."""
         return self._store.arguments_of(self._whole())
 
     @property
     def error(self) -> Failure | None:
-        """Why the latest run that failed did so; for a completed job, why its result is not stored."""
+        """Why the latest failed run failed; for a completed job, why its result is not stored."""
         return decode_failure(self._whole().error)
 
     @property
@@ -168,9 +169,9 @@ class Job(Struct, Generic[R], eq=False, gc=False):
 
     @property
     def result(self) -> R:
-        """What the task returned, restored by its return annotation.
+        """What the task returned, decoded by its return annotation.
 
-        ``None`` also where the result could not be stored; then :attr:`error` says why.
+        ``None`` also if the result could not be stored; then :attr:`error` says why.
 
         :raises JobFailedError: the job failed or was cancelled.
         :raises JobNotFinishedError: it has not ended (in this snapshot).
@@ -187,9 +188,9 @@ class Job(Struct, Generic[R], eq=False, gc=False):
         raise JobNotFinishedError(self.id, self.state.value)
 
     def refresh(self) -> Job[R]:
-        """Take a new snapshot, and return this object.
+        """Update this object from the store, and return it.
 
-        :raises JobNotFoundError: the job is gone (pruned).
+        :raises JobNotFoundError: the job was pruned.
         """
         record = self._store.record_of(self.id)
         if record is None:
@@ -202,11 +203,11 @@ class Job(Struct, Generic[R], eq=False, gc=False):
         """Block until the job is final and return this object, refreshed.
 
         :param timeout: seconds or ``timedelta``, or ``None`` for no limit.
-        :raises DelayError: ``timeout`` is negative, not finite or no duration.
-        :raises WaitTimeoutError: it was not final in time.
-        :raises WaitInsideTaskError: called inside a task of a job that is not final: workers that wait
-            for workers can stand still for ever.
-        :raises JobNotFoundError: the job is gone.
+        :raises DelayError: ``timeout`` is negative, not finite or not a duration.
+        :raises WaitTimeoutError: the job was not final in time.
+        :raises WaitInsideTaskError: called inside a task, and the job is not final: workers that wait
+            for workers can deadlock.
+        :raises JobNotFoundError: the job was pruned.
         """
         limit = None if timeout is None else to_seconds(timeout, what="timeout")
         self.refresh()
@@ -221,11 +222,12 @@ class Job(Struct, Generic[R], eq=False, gc=False):
     def cancel(self, reason: str = "") -> bool:
         """Cancel the job; True if it is cancelled now.
 
-        A waiting job is cancelled at once. A running one is asked to stop: the answer is False, and
-        the task sees ``current_job.cancel_requested``. A final one stays as it is (False unless it was
+        A waiting job is cancelled at once. A running job is asked to stop: this returns False, and
+        the task sees ``current_job.cancel_requested``. A final job is not changed (False unless it was
         cancelled before).
 
-        :raises JobNotFoundError: the job is gone.
+        :param reason: stored as the job's error message.
+        :raises JobNotFoundError: the job was pruned.
         """
         stored = self._store.cancel(self.id, reason)
         if stored is None:
@@ -234,10 +236,10 @@ class Job(Struct, Generic[R], eq=False, gc=False):
         return stored is StoredState.CANCELLED
 
     def retry(self) -> Job[R]:
-        """Run a failed or cancelled job again, now, with all its attempts.
+        """Run a failed or cancelled job again, now, with all its attempts left; returns this object.
 
-        :raises InvalidTransitionError: it is in another state.
-        :raises JobNotFoundError: the job is gone.
+        :raises InvalidTransitionError: the job is in another state.
+        :raises JobNotFoundError: the job was pruned.
         """
         before = self._store.revive(self.id)
         if before is None:
@@ -257,10 +259,10 @@ class Job(Struct, Generic[R], eq=False, gc=False):
 
 
 def decode_with(annotation: Any, data: bytes) -> Any:
-    """A stored result, restored by the task's return annotation where that is possible."""
+    """Decode a stored result by the task's return annotation, if possible."""
     if annotation is not None:
         try:
             return msgspec.json.decode(data, type=annotation)
         except (msgspec.MsgspecError, TypeError):
-            pass  # written by another version of the task: plain JSON is better than nothing
+            pass  # another version of the task wrote it: return plain JSON
     return msgspec.json.decode(data)

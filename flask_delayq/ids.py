@@ -24,15 +24,15 @@ def new_id() -> str:
     """Return a new job id: 28 hexadecimal digits that sort by creation.
 
     12 digits of milliseconds since the epoch, 6 of a counter (the order within a millisecond) and 10
-    random ones: 40 random bits keep processes apart even when clock and counter agree, and whoever
-    sees some ids cannot guess the next one.
+    random ones: 40 random bits make ids unique even if clock and counter of two processes agree, and
+    nobody can guess the next id.
     """
-    # The layout follows the idea of UUIDv7 (RFC 9562, 5.7). A clock that steps back makes ids that
-    # sort earlier, never ids that repeat: the counter goes on. Not through `Clock`: an id must be
-    # new even when a test holds the time still.
+    # The layout follows the idea of UUIDv7 (RFC 9562, 5.7). If the clock steps back, new ids sort
+    # earlier but are still unique, because the counter goes on. `Clock` is not used: ids must be
+    # unique even if a test stops the time.
     global _moment
     millisecond = time_ns() // 1_000_000
-    # One tuple, so that threads never see the number of one moment with the text of another.
+    # One tuple, so that threads never combine the number of one time with the text of another.
     number, digits = _moment
     if number != millisecond:
         _forget_if_forked()
@@ -49,18 +49,18 @@ _MADE_HERE = re.compile(r"[0-9a-fA-F]{28}", re.ASCII)
 
 
 def has_moment(job_id: str) -> bool:
-    """Whether an id looks like those of :func:`new_id`, which begin with their moment."""
+    """Whether an id looks like those of :func:`new_id`, which begin with their time."""
     return _MADE_HERE.fullmatch(job_id) is not None
 
 
 def age_key(job_id: str, enqueued_at: float) -> str:
-    """A text by which jobs sort in the order in which they came: the id itself where it begins with a
-    moment; before any other id the moment of its enqueue (epoch seconds) is put."""
+    """A sort key for the order in which jobs were enqueued: the id itself if it begins with its time,
+    else the time of the enqueue (epoch seconds) followed by the id."""
     return job_id if has_moment(job_id) else f"{int(enqueued_at * 1000):012x}{job_id}"
 
 
 def _new_tail() -> str:
-    # Many at once, because asking the system takes longer than all the rest.
+    # Many at once, because the system call takes longer than all the rest.
     global _tails
     tails = os.urandom(5 * 512).hex(" ", 5).split()
     tail = tails.pop()
@@ -69,9 +69,8 @@ def _new_tail() -> str:
 
 
 def _forget_if_forked() -> None:
-    """Use no digits that the parent process uses as well. Asked once a millisecond, since servers that
-    fork in C (uWSGI) run no fork hook, and such a child takes longer than that to come to its first
-    job."""
+    """Do not use the random digits of the parent process. Checked once a millisecond, because servers
+    that fork in C (uWSGI) run no fork hook; such a child takes longer than that to its first job."""
     if _pid != os.getpid():
         _begin_anew()
 
@@ -88,7 +87,7 @@ if hasattr(os, "register_at_fork"):
 def check_name(what: str, value: object) -> str:
     """Return ``value`` if it may name a task, queue, schedule or job.
 
-    :param what: how to call it in the error, for example ``"queue"``.
+    :param what: its name in the error, for example ``"queue"``.
     :raises InvalidNameError: unless it is 1 to 128 ASCII letters, digits and ``. _ : -``, beginning
         with a letter or digit.
     """

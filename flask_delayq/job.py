@@ -1,5 +1,5 @@
-"""What a job is: its states, the one table of transitions, and the frozen records that pass between
-the parts. Knows no storage and no thread; everything here is data."""
+"""The states of a job, the one table of transitions, and the frozen records that the parts exchange.
+Knows no storage and no thread; everything here is data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class JobState(str, Enum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the job will not change any more by itself."""
+        """Whether the job has ended: only an explicit retry changes it."""
         return self in _FINAL
 
 
@@ -48,12 +48,12 @@ class StoredState(IntEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether only an explicit retry by a person leaves the state."""
+        """Whether the job has ended: only an explicit retry changes it."""
         return self >= StoredState.COMPLETED
 
     @classmethod
     def of(cls, number: int) -> StoredState:
-        """The state of this number; FAILED for a number that none has: the row is damaged."""
+        """The state with this number; FAILED for an unknown number, because the row is damaged."""
         return cls(number) if 0 <= number <= 4 else cls.FAILED
 
 
@@ -73,8 +73,8 @@ class Verb(str, Enum):
     FAIL = "fail"
     RETRY = "retry"  # by the policy or by raising Retry: the run counts
     SNOOZE = "snooze"  # the task asked to run later: the run does not count
-    RELEASE = "release"  # given back unstarted: the run does not count
-    INTERRUPT = "interrupt"  # stopped in the middle: claimable once the process is gone, not counted
+    RELEASE = "release"  # given back before it began: the run does not count
+    INTERRUPT = "interrupt"  # stopped during the run: claimable when the process has ended, not counted
     RESCUE = "rescue"  # taken back from a dead owner: counted in `rescues`
     CANCEL = "cancel"  # before it ran, or the task gave up by raising Cancel
     REVIVE = "revive"  # the explicit retry of a failed or cancelled job by a person
@@ -94,7 +94,7 @@ TRANSITIONS: dict[tuple[StoredState, Verb], StoredState] = {
     (StoredState.FAILED, Verb.REVIVE): StoredState.WAITING,
     (StoredState.CANCELLED, Verb.REVIVE): StoredState.WAITING,
 }
-"""The whole life of a job; every pair that is missing is refused or changes nothing.
+"""All transitions of a job; any other pair is refused or changes nothing.
 
 Two refinements: a rescue ends in FAILED instead when ``max_rescues`` is used up or the job says
 ``fail_on_crash``; and RETRY, SNOOZE, RELEASE and RESCUE end in CANCELLED when a cancel was requested
@@ -103,8 +103,8 @@ meanwhile.
 
 
 def brief(record: Struct) -> str:
-    """A record as text with the sizes of what it carries instead of the contents: programs that collect
-    errors keep the texts of local variables, and arguments and results may hold secrets."""
+    """The ``repr`` of a record with sizes instead of contents: error trackers store the ``repr`` of
+    local variables, and arguments and results may contain secrets."""
     parts = []
     for name in record.__struct_fields__:
         value = getattr(record, name)
@@ -114,7 +114,7 @@ def brief(record: Struct) -> str:
 
 
 class NewJob(Struct, frozen=True, gc=False):
-    """A job on its way into a backend."""
+    """A job to be stored by a backend."""
 
     __repr__ = brief
 
@@ -130,16 +130,16 @@ class NewJob(Struct, frozen=True, gc=False):
     max_attempts: int | None = None
     """Overrides the task's policy for this job."""
     fail_on_crash: bool = False
-    """Whether a run cut off by a crash ends the job as failed instead of running again."""
+    """Whether a crash during the run ends the job as failed instead of running it again."""
     schedule: str | None = None
-    """The schedule that it is an occurrence of."""
+    """The name of the schedule that enqueued it, or ``None``."""
 
 
 class Claim(Struct, frozen=True, gc=False):
     """The right to run a job once, held by one owner until the lease ends.
 
-    ``claim_no`` is the only fence: it grows with every claim of the job and is never reset, so a write
-    that carries an older number changes nothing.
+    ``claim_no`` is the fencing token: every claim of the job increments it, and it is never reset. A
+    write with an older number changes nothing.
     """
 
     __repr__ = brief
@@ -162,18 +162,18 @@ class Claim(Struct, frozen=True, gc=False):
 
 
 class Outcome(Struct, frozen=True, gc=False):
-    """How a run ended, on its way into the backend.
+    """How a run ended, to be recorded by the backend.
 
-    ``attempt`` of the stored job becomes ``claim.attempt`` for COMPLETE, FAIL, RETRY and CANCEL, and
-    stays what it was for SNOOZE, RELEASE and INTERRUPT.
+    For COMPLETE, FAIL, RETRY and CANCEL the stored ``attempt`` becomes ``claim.attempt``. For SNOOZE,
+    RELEASE and INTERRUPT it does not change.
     """
 
     claim: Claim
     verb: Verb
     at: float
-    """The moment it ended: epoch seconds."""
+    """When it ended: epoch seconds."""
     run_at: float | None = None
-    """RETRY, SNOOZE: when it is due again. RELEASE keeps the old moment."""
+    """RETRY, SNOOZE: when it is due again (epoch seconds). RELEASE keeps the old time."""
     result: bytes | None = None
     error: bytes | None = None
 
@@ -183,7 +183,7 @@ class Outcome(Struct, frozen=True, gc=False):
         return None if self.error is None else msgspec.json.decode(self.error, type=Failure)
 
     def __repr__(self) -> str:
-        # Neither a result nor an error's text: see `brief`.
+        # Without the result and the error message: see `brief`.
         why = ""
         with suppress(msgspec.MsgspecError):
             why = f" ({self.failure.type})" if self.failure is not None else ""
@@ -196,32 +196,32 @@ class Outcome(Struct, frozen=True, gc=False):
 
 
 class Enqueued(Struct, frozen=True, gc=False):
-    """What became of one job handed to ``enqueue``."""
+    """The result of ``enqueue`` for one job."""
 
     id: str
     created: bool
-    """False: a job with this id, task and payload was there already."""
+    """False: a job with this id, task and payload existed already."""
     claim: Claim | None = None
-    """Set when the job was claimed in the same step, for the caller to run."""
+    """Set if the job was also claimed in the same transaction, for the caller to run."""
 
 
 class ClaimFor(Struct, frozen=True, eq=False, gc=False):
-    """The wish to claim up to ``slots`` of the jobs while they are enqueued."""
+    """A request to claim up to ``slots`` of the jobs in the transaction that enqueues them."""
 
     owner: str
     lease: float
     slots: int
     asked_at: float = 0.0
-    """When it was asked for, for whoever asked; of no interest to a backend."""
+    """When the request was made, for the caller; backends ignore it."""
 
 
 class Renewal(Struct, frozen=True):
-    """What a renewal found out."""
+    """The result of a renewal."""
 
     lost: tuple[str, ...] = ()
-    """Ids of held claims that are not ours any more."""
+    """Ids of held claims that this owner has lost."""
     released: tuple[str, ...] = ()
-    """Ids of running jobs in our name that nobody here holds; they wait again."""
+    """Ids of running jobs of this owner that it does not hold; they wait again."""
 
 
 class Rescue(Struct, frozen=True):
@@ -234,15 +234,15 @@ class Rescue(Struct, frozen=True):
     rescues: int
     state: StoredState
     charged: bool = True
-    """Whether this time was counted in ``rescues``; not if a stop had interrupted the run, nor if the
-    task had not begun."""
+    """Whether ``rescues`` was incremented; not if a stop had interrupted the run, or if the job had not
+    begun."""
     failure: Failure | None = None
-    """Why, if it is failed now; as it is stored."""
+    """Why, if the job is failed now; as stored."""
 
 
 CRASHED, INTERRUPTED, CANCELLED = "Crashed", "Interrupted", "Cancelled"
-"""The types of a :class:`Failure` that no exception has made, the same with every backend: its process
-died, a stop cut it off, somebody or the task itself cancelled it."""
+"""The types of a :class:`Failure` without an exception, the same in every backend: the process died, a
+stop interrupted the run, or the job was cancelled."""
 
 
 class Failure(Struct, frozen=True, omit_defaults=True):
@@ -274,7 +274,7 @@ class JobRecord(Struct, frozen=True):
     enqueued_at: float
     payload: bytes
     attempt: int = 0
-    """Finished runs that count."""
+    """The number of finished runs that count."""
     max_attempts: int | None = None
     fail_on_crash: bool = False
     schedule: str | None = None
@@ -284,16 +284,16 @@ class JobRecord(Struct, frozen=True):
     interrupted: bool = False
     cancel_requested: bool = False
     started_at: float | None = None
-    """The moment of the latest claim."""
+    """When it was last claimed: epoch seconds."""
     finished_at: float | None = None
     result: bytes | None = None
-    """The encoded result; ``None`` where the task returned ``None``."""
+    """The encoded result; ``None`` if the task returned ``None``."""
     error: bytes | None = None
     """The latest :class:`Failure`, encoded."""
     progress: bytes | None = None
 
     def state_at(self, now: float) -> JobState:
-        """The state that a person sees at a moment (epoch seconds)."""
+        """The state that a person sees at a time (epoch seconds)."""
         if self.stored is StoredState.WAITING:
             return JobState.READY if self.run_at <= now else JobState.SCHEDULED
         return _SHOWN[self.stored]
@@ -315,12 +315,12 @@ class JobQuery(Struct, frozen=True):
     queue: str | None = None
     task: str | None = None
     before: str | None = None
-    """Only what stands behind the job of this id: the last one of the page before."""
+    """Only jobs after this job id in the list (the last id of the previous page)."""
     limit: int = 50
 
 
 class QueueInfo(Struct, frozen=True):
-    """A queue as a person asks about it."""
+    """A queue as shown to people."""
 
     name: str
     paused: bool
@@ -332,7 +332,7 @@ class QueueInfo(Struct, frozen=True):
 
 
 class TaskInfo(Struct, frozen=True):
-    """A task as its waiting jobs show it."""
+    """The waiting jobs of one task, summed up."""
 
     name: str
     waiting: int
@@ -357,7 +357,7 @@ class ProcessRecord(Struct, frozen=True):
 
 
 class ScheduleRecord(Struct, frozen=True):
-    """A periodic rule and where it stands."""
+    """A periodic rule and its next occurrence."""
 
     __repr__ = brief
 
@@ -372,7 +372,7 @@ class ScheduleRecord(Struct, frozen=True):
     """Its next occurrence: epoch seconds."""
     last_due: float | None = None
     generation: int = 1
-    """Grows when the rule changes; an occurrence of an older one is not enqueued."""
+    """Incremented when the rule changes; an occurrence of an older version is not enqueued."""
     paused: bool = False
     from_code: bool = True
     """Declared by a decorator (reconciled at start), not added at run time."""
@@ -381,7 +381,7 @@ class ScheduleRecord(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True):
-    """Whether the store can be written, and what a person should know."""
+    """Whether the store can be written, and warnings for people."""
 
     ok: bool
     reason: str = ""

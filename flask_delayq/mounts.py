@@ -1,5 +1,5 @@
-"""The file system that a path is on, and whether what is written there is still there tomorrow.
-Must not know what is kept there; reads the system's table of mounts and opens nothing else."""
+"""The file system of a path, and whether its files survive a deploy or a restart.
+Must not know what is stored there; reads the system's mount table and opens nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 TABLE = "/proc/mounts"
 
 MARKS = ("/.dockerenv", "/run/.containerenv")
-"""Files that Docker and Podman put into every container."""
+"""Files that Docker and Podman create in every container."""
 
 _LAYERS = frozenset({"overlay", "aufs", "fuse.fuse-overlayfs"})
 _MEMORY = frozenset({"tmpfs", "ramfs"})
@@ -21,7 +21,7 @@ class Mount(NamedTuple):
     """A mounted file system."""
 
     kind: str
-    """``"ext4"``, ``"overlay"``, ``"nfs4"``; empty where the system does not tell."""
+    """``"ext4"``, ``"overlay"``, ``"nfs4"``; empty if unknown."""
     point: str
     """Where it is mounted."""
 
@@ -35,17 +35,20 @@ def mount_of(path: str, table: str | None = None) -> Mount:
             _, point, kind, *_ = line.split(" ")
             point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), point)
             inside = path == point or path.startswith(point.rstrip("/") + "/")
-            if inside and len(point) >= len(best.point):  # of two on one point the later is seen
+            if inside and len(point) >= len(
+                best.point
+            ):  # a later mount on the same point hides the first
                 best = Mount(kind, point)
     return best
 
 
 def why_temporary(path: str) -> str:
-    """Why what is at a path may be gone after a deploy or a restart, as the end of a sentence; else
+    """Why a file at this path may be lost at a deploy or a restart, as the end of a sentence; else
     empty.
 
-    A container's own files are in a layer over its image, which is an overlay file system with most
-    engines, or the root of a container that its engine has marked. A volume is a mount of its own.
+    A container's own files are in a layer over its image: with most engines an overlay file system, else
+    the root file system of a container that has the marker file of its engine. A volume is a separate
+    mount.
     """
     mount = mount_of(path)
     if mount.kind in _MEMORY:

@@ -1,5 +1,5 @@
-"""``once``: a property that is made at its first use, once, whatever number of threads come at a time.
-Knows its object by a lock; must not know what is made."""
+"""``once``: a property that is made at its first use, exactly once, also with many threads.
+Knows of its object only the lock; must not know what is made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Locked(Protocol):
-    """What has such properties: the lock is held while one is made."""
+    """An object with such properties: its lock is held while one is made."""
 
     @property
     def lock(self) -> AbstractContextManager[Any]: ...
@@ -44,7 +44,7 @@ class once(Generic[S, T]):  # noqa: N801  # used like `property`
         with owner.lock:
             kept = owner.__dict__
             if self._name not in kept:
-                # A signal handler may have made it meanwhile, in this very thread: then its own stays.
+                # A signal handler in this thread may have made it meanwhile: then that value is kept.
                 kept.setdefault(self._name, self._make(owner))
             value: T = kept[self._name]
             return value

@@ -1,4 +1,4 @@
-"""What can be said about a task, and about one call of it.
+"""The options of a task, and of one call of it.
 Data and checks only; knows no function and no job."""
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ _LEVELS = {level.name.lower(): level for level in Priority}
 
 
 class TaskOptions(Struct, frozen=True, kw_only=True):
-    """What a task declares once, with its decorator."""
+    """The options in the decorator of a task."""
 
     name: str
     aliases: tuple[str, ...] = ()
-    """Former names: stored jobs of these names still find the task."""
+    """Former names: jobs that were stored under them still run."""
     queue: str = "default"
     priority: Priority = Priority.NORMAL
     retry: RetryPolicy | None = None
-    """``None``: what ``DELAYQ_MAX_ATTEMPTS`` says."""
+    """``None``: use ``DELAYQ_MAX_ATTEMPTS``."""
     fail_on_crash: bool = False
     produce: bool = False
     """Whether it may be enqueued over HTTP without the admin token."""
     produce_queues: tuple[str, ...] = ()
-    """Queues that may be chosen then, besides its own."""
+    """Queues that may be chosen without the token, besides its own."""
     produce_priorities: tuple[Priority, ...] = ()
-    """The same for priorities."""
+    """Priorities that may be chosen without the token, besides its own."""
     rule: Every | Cron | None = None
     """Set for a periodic task."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What every job of one call will carry besides its arguments and moments."""
+    """What every job of one call has besides its arguments and times."""
 
     task: str
     id: str | None
@@ -64,17 +64,17 @@ class CallChanges(TypedDict, total=False):
 
 
 def option_among(names: Iterable[str]) -> str:
-    """What to add to "unexpected keyword argument" where an option was given among the arguments."""
+    """The hint after "unexpected keyword argument" if an option was passed as an argument."""
     for name in names:
         if name in CallChanges.__annotations__:
-            return f"; options are given apart: task.options({name}=...).enqueue(...)"
+            return f"; pass options like this: task.options({name}=...).enqueue(...)"
         if name in CALL_HINTS:
             return f"; {CALL_HINTS[name]}"
     return ""
 
 
 class CallOptions(Struct, frozen=True, kw_only=True):
-    """What one call changes; ``None`` leaves it to the task."""
+    """The options of one call; ``None``: use the task's own."""
 
     id: str | None = None
     queue: str | None = None
@@ -82,7 +82,7 @@ class CallOptions(Struct, frozen=True, kw_only=True):
     max_attempts: int | None = None
 
     def for_task(self, declared: TaskOptions) -> Plan:
-        """What holds for a call: these options where given, the task's own elsewhere."""
+        """The options of a call: these where given, else the task's own."""
         return Plan(
             task=declared.name,
             id=self.id,
@@ -136,15 +136,14 @@ class TaskKeywords(TypedDict, total=False):
 
 
 _NO_LIMIT_OF_TIME = (
-    "there is no such thing yet; give each call that waits a time limit of its own, and look at the "
-    "clock in loops"
+    "this is not supported yet; set a timeout on each call that waits, and check the time in loops"
 )
 _NO_RATE = (
-    "there is no such thing yet; give the task a queue= of its own, served by "
+    "this is not supported yet; give the task a separate queue=, served by "
     "`flask delayq worker --queues NAME --workers 1`"
 )
-_NOT_ONCE = "there is no such thing yet; task.options(id=...) stores one job for each id"
-_NO_END = "there is no such thing yet; let the task return at once if it begins too late"
+_NOT_ONCE = "this is not supported yet; task.options(id=...) stores one job for each id"
+_NO_END = "this is not supported yet; let the task return at once if it begins too late"
 
 TASK_HINTS = {
     **dict.fromkeys(("retries", "max_retries"), "use max_attempts=, which counts the first run too"),
@@ -158,7 +157,7 @@ TASK_HINTS = {
     "bind": "leave it out; the running job is flask_delayq.current_job",
     "ignore_result": "leave it out; results are kept for DELAYQ_RETENTION seconds",
 }
-"""What to do instead of an option that people know from other libraries."""
+"""For options of other libraries: what to do instead."""
 
 CALL_HINTS = {
     **dict.fromkeys(("countdown", "delay"), "use task.enqueue_in(seconds, ...)"),
@@ -168,14 +167,13 @@ CALL_HINTS = {
     **dict.fromkeys(("expires", "ttl"), _NO_END),
     "unique": "use task.options(id=...): one job is stored for each id",
     **dict.fromkeys(("retry", "retries"), "use task.options(max_attempts=...)"),
-    "args": "give the arguments as they are: task.enqueue(1, 2)",
+    "args": "pass the arguments directly: task.enqueue(1, 2)",
 }
-"""The same for one call."""
+"""The same for options of one call."""
 
 
 def unknown_option(name: str, known: Iterable[str], hints: Mapping[str, str]) -> str:
-    """What to say after "no option is named ...": the way to do it here, "did you mean", or what there
-    is."""
+    """The hint after "no option is named ...": what to do instead, "did you mean", or the options."""
     if name in hints:
         return f": {hints[name]}"
     near = get_close_matches(name, list(known), 1)
@@ -185,7 +183,7 @@ def unknown_option(name: str, known: Iterable[str], hints: Mapping[str, str]) ->
 def declare_task(name: str, **options: Any) -> TaskOptions:
     """The options of a task from the keywords of its decorator (``DelayQ.task`` explains them).
 
-    :raises ConfigurationError: an unknown option (with "did you mean") or one that does not fit.
+    :raises ConfigurationError: an unknown option (with "did you mean") or a bad value.
     :raises InvalidNameError: a name that is not allowed.
     """
     for option in options:
@@ -196,7 +194,7 @@ def declare_task(name: str, **options: Any) -> TaskOptions:
     if options.get("timezone") is not None and options.get("cron") is None:
         zone = shown(options["timezone"])
         raise ConfigurationError(
-            f"task {name!r}: timezone={zone} goes with cron=; give a cron line, too, or leave it out",
+            f"task {name!r}: timezone={zone} needs cron=; add a cron line, or remove timezone=",
             key="timezone",
         )
     if options.get("every") is not None or options.get("cron") is not None:
@@ -256,9 +254,9 @@ def _retry(name: str, options: dict[str, Any]) -> RetryPolicy | None:
 
 
 def to_priority(value: object) -> Priority:
-    """A level from its name (``"high"``, ``"normal"``, ``"low"``) or itself.
+    """The level of a name (``"high"``, ``"normal"``, ``"low"``); a ``Priority`` is returned unchanged.
 
-    :raises ConfigurationError: for anything else.
+    :raises ConfigurationError: for any other value.
     """
     if isinstance(value, Priority):
         return value

@@ -1,4 +1,4 @@
-"""Periodic rules: the next occurrence after a moment. Pure functions of rule and time.
+"""Periodic rules: the next occurrence after a time. Pure functions of rule and time.
 Knows no job, no store and no clock."""
 
 from __future__ import annotations
@@ -15,30 +15,28 @@ from .clock import to_seconds
 from .errors import ConfigurationError, RuleError, shown
 
 SHORTEST_INTERVAL = 0.1
-"""Seconds; a shorter rule would spend more on bookkeeping than on work."""
+"""Seconds; with a shorter interval bookkeeping would cost more than the work."""
 
 MOST_STEPS = 5000
-"""Steps of the search for one occurrence; a line that occurs once in 40 years takes some hundred."""
+"""Maximum steps of the search for one occurrence; a line that occurs once in 40 years takes some 100."""
 
 _NO_ZONE = (ZoneInfoNotFoundError, ValueError, OSError, TypeError, AttributeError)
-"""What ``ZoneInfo`` raises for what is no zone, or for one that this system does not have."""
+"""What ``ZoneInfo`` raises for a bad name, or for a zone that this system does not have."""
 
 
 class Every(Struct, frozen=True, tag="every"):
-    """Every so many seconds, counted from the epoch, so that all processes agree without a word and a
-    restart moves nothing: ``every=3600`` is the full hour (UTC)."""
+    """An interval in seconds, counted from the epoch, so that all processes agree without communication
+    and a restart moves nothing: ``every=3600`` is the full hour (UTC)."""
 
     seconds: float
 
     def __post_init__(self) -> None:
-        if (
-            not SHORTEST_INTERVAL <= self.seconds < math.inf
-        ):  # read back from a store that somebody else wrote to
-            raise ValueError(f"an interval of {self.seconds!r} s is none")
+        if not SHORTEST_INTERVAL <= self.seconds < math.inf:  # from a store that somebody else wrote to
+            raise ValueError(f"an interval must be a positive number of seconds, not {self.seconds!r}")
 
     def next_after(self, moment: float) -> float:
-        """The first occurrence later than ``moment`` (epoch seconds). Costs the same however far."""
-        # The quotient may be rounded up to the turn that comes, so it is asked first.
+        """The first occurrence later than ``moment`` (both epoch seconds); in constant time."""
+        # The quotient may be rounded up to the next occurrence, so this one is checked first.
         turn = math.floor(moment / self.seconds)
         while (due := turn * self.seconds) <= moment:
             turn += 1
@@ -53,9 +51,9 @@ class Every(Struct, frozen=True, tag="every"):
 
 
 class _BoundedCronSim(CronSim):
-    """The search for an occurrence, with a bound on its steps.
+    """The search for an occurrence, with a maximum number of steps.
 
-    cronsim 2.8 goes in circles where clocks go back over midnight from some minutes after it, as in
+    cronsim 2.8 loops for ever if clocks go back over midnight from some minutes after it, as in
     Newfoundland until 2011 (at 00:01, to 23:01 of the day before).
     """
 
@@ -64,7 +62,7 @@ class _BoundedCronSim(CronSim):
     def advance_month(self) -> None:  # once in each step
         self._steps += 1
         if self._steps > MOST_STEPS:
-            raise CronSimError("the search for its next occurrence does not end")
+            raise CronSimError("its next occurrence was not found within the maximum number of steps")
         super().advance_month()
 
 
@@ -73,25 +71,25 @@ class Cron(Struct, frozen=True, tag="cron"):
 
     Five fields (minute hour day month weekday), or six with the seconds first, as cronsim reads them.
 
-    When clocks change, a line whose minute and hour both begin with a figure (``30 2 * * *``) occurs
-    once: in the hour that is repeated at its first turn, and for a time that is skipped right after
-    the gap. A line whose minute or hour begins with ``*``, or that has six fields, follows the clock
-    on the wall as it runs: it occurs in both turns of a repeated hour, and not in a skipped one.
-    (Debian's cron does the same.)
+    When clocks change, a line whose minute and hour both begin with a digit (``30 2 * * *``) occurs
+    once: in a repeated hour the first time, and for a skipped time right after the gap. A line whose
+    minute or hour begins with ``*``, or that has six fields, occurs as often as the wall clock shows
+    its time: twice in a repeated hour, never in a skipped one. (Debian's cron does the same.)
     """
 
     line: str
     timezone: str = "UTC"
 
     def next_after(self, moment: float) -> float:
-        """The first occurrence later than ``moment`` (epoch seconds).
+        """The first occurrence later than ``moment`` (both epoch seconds).
 
-        :raises RuleError: it never occurs, is no cron line, or this system does not know the time zone.
+        :raises RuleError: it never occurs, is not a cron line, or this system does not know the time
+            zone.
         """
         try:
             zone = _zone(self.timezone)
         except _NO_ZONE as error:
-            raise RuleError(f"no time zone is named {shown(self.timezone)} on this system") from error
+            raise RuleError(f"this system has no time zone named {shown(self.timezone)}") from error
         try:
             # Whole seconds: a moment just before an occurrence must not be rounded up to it.
             start = datetime.fromtimestamp(math.floor(moment), zone)
@@ -117,23 +115,23 @@ def make_rule(
     :param every: seconds or ``timedelta``, at least :data:`SHORTEST_INTERVAL`.
     :param cron: a cron line; exactly one of ``every`` and ``cron`` is given.
     :param timezone: IANA name for ``cron``; UTC by default.
-    :raises ConfigurationError: for anything that is no rule, or a line that never occurs.
-    :raises DelayError: for an interval that is no duration.
+    :raises ConfigurationError: a bad rule, or a cron line that never occurs.
+    :raises DelayError: the interval is not a duration.
     """
     if (every is None) == (cron is None):
         given = "neither" if every is None else f"every={shown(every)} and cron={shown(cron)}"
         raise ConfigurationError(f"give exactly one of every= and cron=, not {given}", key="every")
     if every is not None:
         if timezone is not None:
-            raise ConfigurationError("timezone= goes with cron=, not with every=", key="timezone")
+            raise ConfigurationError("timezone= needs cron=; every= has no time zone", key="timezone")
         seconds = to_seconds(every, what="every")
         if seconds < SHORTEST_INTERVAL:
             raise ConfigurationError(
-                f"every={every} is too often: at least {SHORTEST_INTERVAL} s", key="every"
+                f"every={every} is too short; it must be at least {SHORTEST_INTERVAL} s", key="every"
             )
         return Every(seconds)
     if not isinstance(cron, str):
-        raise ConfigurationError(f"cron must be a line of text, not {shown(cron)}", key="cron")
+        raise ConfigurationError(f"cron must be a cron line (a string), not {shown(cron)}", key="cron")
     rule = Cron(cron, "UTC" if timezone is None else timezone)
     try:
         _zone(rule.timezone)

@@ -1,4 +1,4 @@
-"""When a failed job runs again: the policy, and the exceptions by which a task steers its own fate.
+"""When a failed job runs again: the policy, and the exceptions by which a task controls its outcome.
 Knows no job and no clock; randomness is passed in."""
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from .clock import to_seconds
 from .errors import ConfigurationError, DelayError, shown
 
 RETRIES_ON_REQUEST = 25
-"""How many runs a task may ask for by raising ``Retry`` where its policy names no number."""
+"""Maximum number of runs if a task without a policy raises ``Retry``."""
 
 
 class Steer(Exception):
-    """Base of what a task raises to say how it goes on. No error: it is not a ``DelayQError``."""
+    """Base of the exceptions by which a task sets its outcome. Not an error, so no ``DelayQError``."""
 
 
 class Retry(Steer):
-    """Run this job again; the run counts as an attempt.
+    """Run this job again; the current run counts as an attempt.
 
-    :param delay: seconds or ``timedelta`` until then; ``None``: what the policy says.
-    :param reason: kept as the job's error text.
+    :param delay: seconds or ``timedelta`` until the next run; ``None``: as the policy says.
+    :param reason: stored as the job's error message.
     """
 
     def __init__(self, delay: float | timedelta | None = None, reason: str = "") -> None:
@@ -37,9 +37,9 @@ class Retry(Steer):
 
 
 class Snooze(Steer):
-    """Run this job again later as if this run had not been; no attempt is counted.
+    """Run this job again later; the current run does not count as an attempt.
 
-    :param delay: seconds or ``timedelta`` until then.
+    :param delay: seconds or ``timedelta`` until the next run.
     """
 
     def __init__(self, delay: float | timedelta) -> None:
@@ -48,9 +48,9 @@ class Snooze(Steer):
 
 
 class Cancel(Steer):
-    """Give up: the job ends as cancelled, without further attempts.
+    """End the job as cancelled, without further attempts.
 
-    :param reason: kept as the job's error text.
+    :param reason: stored as the job's error message.
     """
 
     def __init__(self, reason: str = "") -> None:
@@ -59,9 +59,9 @@ class Cancel(Steer):
 
 
 class Fail(Steer):
-    """Give up: the job ends as failed now, whatever its policy allows.
+    """End the job as failed now, whatever its policy allows.
 
-    :param reason: kept as the job's error text.
+    :param reason: stored as the job's error message.
     """
 
     def __init__(self, reason: str = "") -> None:
@@ -72,27 +72,27 @@ class Fail(Steer):
 class RetryPolicy(Struct, frozen=True, kw_only=True):
     """How often and how soon a failed job runs again.
 
-    The pause after the n-th run is ``backoff * factor ** (n - 1)`` seconds, at most ``cap``, less a
-    random part of up to ``jitter`` of it (so that jobs that failed together do not return together).
-    A sequence for ``backoff`` names the pauses one by one; the last one repeats. Pauses may be given as
-    ``timedelta``; they are kept as seconds.
+    The pause after the n-th run is ``backoff * factor ** (n - 1)`` seconds, at most ``cap``, minus a
+    random part of at most ``jitter`` of it (so that jobs that failed together do not retry together).
+    If ``backoff`` is a sequence, it gives each pause; the last one repeats. Pauses may be
+    ``timedelta``; they are stored as seconds.
 
-    :raises ConfigurationError: for a value that does not fit.
+    :raises ConfigurationError: a bad value.
     """
 
     max_attempts: int = 1
-    """Runs in all, the first one included."""
+    """Maximum number of runs, including the first one."""
     backoff: float | tuple[float, ...] = 2.0
-    """Seconds after the first run, or all pauses."""
+    """Seconds to wait after the first run, or a sequence of all pauses."""
     factor: float = 2.0
     cap: float = 3600.0
-    """Longest pause in seconds."""
+    """Maximum pause in seconds."""
     jitter: float = 0.1
-    """0: none; 1: anything from nothing to the whole pause."""
+    """0: no randomness; 1: the pause is random between 0 and its full length."""
     retry_on: tuple[type[BaseException], ...] = (Exception,)
-    """Which exceptions are worth another run; others fail the job at once."""
+    """Exceptions that are retried; others fail the job at once."""
     never_on: tuple[type[BaseException], ...] = ()
-    """Of these the ones that are not: a job that raises one fails at once."""
+    """Exceptions that are never retried, even if they match ``retry_on``."""
 
     def __post_init__(self) -> None:
         if type(self.max_attempts) is not int or self.max_attempts < 1:
@@ -118,22 +118,24 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     def of(cls, runs: int, backoff: Iterable[float] | float | timedelta | None) -> RetryPolicy:
         """The policy for the short form ``max_attempts=5, backoff=...`` of a task's options.
 
-        :raises ConfigurationError: for a value that does not fit.
+        :param runs: maximum number of runs, including the first one.
+        :param backoff: as the attribute; ``None``: its default.
+        :raises ConfigurationError: a bad value.
         """
         if backoff is None:
             return cls(max_attempts=runs)
         return cls(max_attempts=runs, backoff=_pauses(backoff))
 
     def covers(self, error: BaseException) -> bool:
-        """Whether this exception is worth another run."""
+        """Whether this exception is retried."""
         return isinstance(error, self.retry_on) and not isinstance(error, self.never_on)
 
     def allows(self, attempt: int, *, on_request: bool, max_attempts: int | None = None) -> bool:
         """Whether another run may follow the ``attempt``-th one.
 
-        :param on_request: the task raised ``Retry``; a policy of one attempt (that is: none) then
+        :param on_request: the task raised ``Retry``. A policy of one attempt (the default) then
             allows up to :data:`RETRIES_ON_REQUEST` runs.
-        :param max_attempts: the job's own number instead of the policy's; it holds in any case.
+        :param max_attempts: the job's own maximum; it overrides the policy's in any case.
         """
         if max_attempts is not None:
             return attempt < max_attempts

@@ -1,5 +1,5 @@
 """The job that runs in this context, as the task itself sees it (``current_job``).
-Knows the claim, and the store by the two verbs of ``ReportStore``; knows nothing of who runs it."""
+Knows the claim, and the store as a ``ReportStore``; does not know what runs the job."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .serializer import UNENCODABLE, encode
 _log = logging.getLogger(__name__)
 
 REPORT_EVERY = 0.1
-"""Seconds between two stored progress reports of one job; the ones in between are dropped."""
+"""Minimum seconds between two stored progress reports of one job; reports in between are dropped."""
 
 NOTE_LIMIT = 500
-"""Characters kept of the note on a progress."""
+"""Maximum length of a progress note in characters; the rest is cut off."""
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks into the store for a wish to cancel."""
+"""Minimum seconds between two queries whether a cancel was requested."""
 
 
 class ReportStore(Protocol):
-    """What a running job needs of the store: two verbs of ``Backend``."""
+    """The two verbs of ``Backend`` that a running job needs."""
 
     def progress(self, claim: Claim, data: bytes) -> bool: ...
     def cancel_requested(self, claim: Claim) -> bool: ...
@@ -42,7 +42,7 @@ class RunningJob(Struct, eq=False, gc=False):
     :ivar queue: the queue it came from.
     :ivar attempt: the number of this run, from 1.
     :ivar rescues: how often it was taken back from a process that died, since it was enqueued or last
-        retried or snoozed: above 0 an earlier run may have done part of the work.
+        retried or snoozed. If it is above 0, an earlier run may have done part of the work.
     """
 
     claim: Claim
@@ -75,21 +75,21 @@ class RunningJob(Struct, eq=False, gc=False):
         return self.claim.rescues
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
-        """Tell how far the job is; shown on its page and in ``job.progress``.
+        """Report the progress of the job; shown on its page and in ``job.progress``.
 
-        Cheap to call often: at most one report in :data:`REPORT_EVERY` seconds is stored, and always
+        Cheap to call often: at most one report per :data:`REPORT_EVERY` seconds is stored, and always
         the one with ``done >= total``. A report that cannot be stored is dropped; it never fails the
         job.
 
-        :param done: what is done so far, in any unit.
-        :param total: all there is to do, or ``None`` if unknown.
-        :param note: a word on what is being done; the first :data:`NOTE_LIMIT` characters are kept.
-        :raises TypeError: for values that are no numbers or text.
+        :param done: the amount of work done so far, in any unit.
+        :param total: the whole amount of work, or ``None`` if unknown.
+        :param note: what is being done; the first :data:`NOTE_LIMIT` characters are stored.
+        :raises TypeError: ``done`` or ``total`` is not a number, or ``note`` is not a string.
         """
         if not (isinstance(done, (int, float)) and isinstance(total, (int, float, type(None)))):
-            raise TypeError(f"progress takes numbers, not {shown(done)} of {shown(total)}")
+            raise TypeError(f"progress must be numbers, not {shown(done)} of {shown(total)}")
         if not isinstance(note, str):
-            raise TypeError(f"the note on a progress is a text, not {shown(note)}")
+            raise TypeError(f"the note of a progress must be a string, not {shown(note)}")
         now = self._clock.monotonic()
         is_last = total is not None and done >= total
         if now - self._reported < REPORT_EVERY and not is_last:
@@ -104,10 +104,10 @@ class RunningJob(Struct, eq=False, gc=False):
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether somebody wants this job to stop, or it is no longer ours to run.
+        """Whether a cancel of this job was requested, or its claim was lost.
 
-        A task that honours it raises ``Cancel`` or returns. Looks into the store at most once in
-        :data:`LOOK_EVERY` seconds, so a loop may ask in every round.
+        Then the task should raise ``Cancel`` or return. This queries the store at most once per
+        :data:`LOOK_EVERY` seconds, so a loop may check it in every round.
         """
         if not self._cancelled:
             now = self._clock.monotonic()
@@ -116,11 +116,11 @@ class RunningJob(Struct, eq=False, gc=False):
                 try:
                     self._cancelled = self._store.cancel_requested(self.claim)
                 except BackendError as error:
-                    _log.warning("cannot see whether job %s was cancelled: %s", self.id, error)
+                    _log.warning("cannot check whether job %s was cancelled: %s", self.id, error)
         return self._cancelled
 
     def request_cancel(self) -> None:
-        """Let the next question be answered with yes, without a look into the store."""
+        """Make :attr:`cancel_requested` True, without a query of the store."""
         self._cancelled = True
 
 

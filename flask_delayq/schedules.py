@@ -1,5 +1,5 @@
 """``delayq.schedules``: periodic rules added, changed, paused and removed at run time.
-Knows the backend's verbs for them; when they fire is decided by the maintenance of each process."""
+Knows the backend's verbs for them; the maintenance of each process enqueues the occurrences."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .task import Task
 
 
 class Schedules:
-    """The schedules of one app's store. Those declared by ``@delayq.task(every=...)`` bear the task's
-    name; others any name.
+    """The schedules of one app's store. A schedule that ``@delayq.task(every=...)`` declares has the
+    task's name; others can have any name.
 
     :param client: finds the app's client.
     """
@@ -44,12 +44,18 @@ class Schedules:
     ) -> ScheduleRecord:
         """Add a schedule, or change the one of this name; returns it as stored.
 
-        It begins with its next occurrence, not at once; changing anything but the rule does not move it.
+        It begins with its next occurrence, not at once. Only a change of the rule moves this occurrence.
 
+        :param name: the name of the schedule.
         :param task: the task or its name.
-        :param every: seconds or ``timedelta``; exactly one of ``every`` and ``cron``.
-        :param cron: a cron line, with ``timezone`` (IANA name, UTC by default).
-        :raises ConfigurationError: for a rule or an option that cannot be used.
+        :param args: positional arguments of each job.
+        :param kwargs: keyword arguments of each job.
+        :param every: the interval: seconds or ``timedelta``. Give exactly one of ``every`` and ``cron``.
+        :param cron: a cron line.
+        :param timezone: the time zone of ``cron``: an IANA name, by default UTC.
+        :param queue: the queue of its jobs; by default the task's.
+        :param priority: ``"high"``, ``"normal"`` or ``"low"``; by default the task's.
+        :raises ConfigurationError: a bad rule or option.
         :raises TaskNotFoundError: no such task.
         :raises TypeError: the arguments do not fit the task.
         """
@@ -86,7 +92,7 @@ class Schedules:
         raise self._not_found(name)
 
     def pause(self, name: str) -> None:
-        """Let it enqueue nothing until :meth:`resume`.
+        """Stop enqueueing its jobs until :meth:`resume`.
 
         :raises ScheduleNotFoundError: there is none.
         """
@@ -95,7 +101,7 @@ class Schedules:
             raise self._not_found(name)
 
     def resume(self, name: str) -> None:
-        """Let a paused schedule go on with its next occurrence; those missed meanwhile stay missed.
+        """Resume a paused schedule with its next occurrence; occurrences during the pause are skipped.
 
         :raises ScheduleNotFoundError: there is none.
         """
@@ -104,7 +110,7 @@ class Schedules:
             raise self._not_found(name)
 
     def remove(self, name: str) -> None:
-        """Delete it; jobs already enqueued stay. One declared in code returns at the next start.
+        """Delete it; jobs already enqueued stay. A schedule declared in code returns at the next start.
 
         :raises ScheduleNotFoundError: there is none.
         """
@@ -122,5 +128,5 @@ class Schedules:
     def _backend(self) -> Schedulable:
         backend = self._client().backend
         if not isinstance(backend, Schedulable):
-            raise UnsupportedOperationError(f"{backend.url} cannot keep schedules")
+            raise UnsupportedOperationError(f"the backend {backend.url} does not support schedules")
         return backend

@@ -1,5 +1,5 @@
 """JSON by msgspec, the only format that jobs are stored in. There is no pickle anywhere.
-Knows what bytes look like, not what they mean."""
+Knows the encoding of values, not their meaning."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .errors import RuleError
 from .job import Failure
 from .recurrence import Cron, Every
 
-# Deterministic: sets and dict keys are sorted, so equal arguments give equal bytes and a repeated
-# enqueue with the same id is recognised.
+# Deterministic: sets and dict keys are sorted, so equal arguments give equal bytes. So a repeated
+# enqueue with the same id is idempotent.
 _encoder = msgspec.json.Encoder(order="deterministic")
 _plain_encoder = msgspec.json.Encoder()
 _failures = msgspec.json.Decoder(Failure)
 _rules = msgspec.json.Decoder(Every | Cron)
 
 UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
-"""What encoding raises for a value that JSON cannot carry (``UnicodeEncodeError`` is a ValueError)."""
+"""What encoding raises for a value that JSON cannot encode (``UnicodeEncodeError`` is a ValueError)."""
 
 decode = msgspec.json.decode
 
@@ -27,22 +27,22 @@ decode = msgspec.json.decode
 def encode(value: object) -> bytes:
     """JSON bytes of a value.
 
-    :raises Exception: one of :data:`UNENCODABLE`, for a value that JSON cannot carry.
+    :raises Exception: one of :data:`UNENCODABLE`, for a value that JSON cannot encode.
     """
     try:
         return _encoder.encode(value)
     except TypeError:
         pass
     try:
-        # The sorting encoder takes keys of text alone, so they are made text first.
+        # The sorting encoder accepts only string keys, so the keys are converted first.
         return _encoder.encode(msgspec.to_builtins(value, str_keys=True, order="deterministic"))
     except TypeError:
-        # A set of values that do not compare, or a value that JSON cannot carry and that this names.
+        # A set of values that cannot be compared, or a value that JSON cannot encode (this names it).
         return _plain_encoder.encode(value)
 
 
 def decode_object(data: bytes | None) -> dict[str, Any]:
-    """A stored JSON object as a dict; empty where nothing, or something else, is stored."""
+    """A stored JSON object as a dict; empty if nothing, or something else, is stored."""
     if not data:
         return {}
     value = decode(data)
@@ -50,7 +50,7 @@ def decode_object(data: bytes | None) -> dict[str, Any]:
 
 
 def encode_failure(failure: Failure) -> bytes:
-    """The stored form of a failure. Lone surrogates in foreign texts are replaced."""
+    """The stored form of a failure. Lone surrogates in foreign strings are replaced."""
     try:
         return _encoder.encode(failure)
     except UnicodeEncodeError:
@@ -62,7 +62,7 @@ def encode_failure(failure: Failure) -> bytes:
 
 
 def decode_failure(data: bytes | None) -> Failure | None:
-    """The failure stored in ``error``; one that cannot be read says so instead of raising."""
+    """The failure stored in ``error``; if it cannot be decoded, a failure that says so."""
     if not data:
         return None
     try:
@@ -79,10 +79,10 @@ def encode_rule(rule: Every | Cron) -> str:
 def decode_rule(text: str) -> Every | Cron:
     """The rule that :func:`encode_rule` wrote.
 
-    :raises RuleError: for anything else.
+    :raises RuleError: the text is not a rule.
     """
     try:
         rule: Every | Cron = _rules.decode(text)
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise RuleError(f"it cannot be read: {error}") from error
+        raise RuleError(f"it cannot be decoded: {error}") from error
     return rule

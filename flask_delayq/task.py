@@ -1,5 +1,5 @@
 """``Task``: a registered function with a stable name, typed by its own signature; and the registry.
-Knows the app that runs it only as a ``Submitter`` found when it is called."""
+Knows the app only as a ``Submitter``, which is found at each call."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Submitter(Protocol):
 
 
 class BoundTask(Generic[P, R]):
-    """A task together with the options of its next calls (``task.options(...)``)."""
+    """A task together with options for its calls (``task.options(...)``)."""
 
     def __init__(self, task: Task[P, R], options: CallOptions) -> None:
         self._task = task
@@ -52,12 +52,14 @@ class BoundTask(Generic[P, R]):
         self._plan = options.for_task(task.declared)
 
     def options(self, **changes: Unpack[CallChanges]) -> BoundTask[P, R]:
-        """The same task with other options for the calls that follow.
+        """A copy of the task with other options; the task itself is not changed.
 
-        :param id: the job's id; repeating a call with the same id and arguments stores it once.
+        :param id: the job's id (1 to 128 characters); makes the call idempotent: the same id with the
+            same arguments stores one job.
         :param queue: name of the queue.
         :param priority: ``"high"``, ``"normal"`` or ``"low"``.
-        :param max_attempts: runs in all.
+        :param max_attempts: maximum number of runs, including the first one.
+        :raises InvalidNameError: an id or queue name that is not allowed.
         :raises ConfigurationError: an unknown option or a bad value.
         """
         return BoundTask(self._task, self._options.with_changes(**changes))
@@ -65,16 +67,16 @@ class BoundTask(Generic[P, R]):
     def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Store a job that calls the task with these arguments as soon as a worker is free.
 
-        It is durable when this returns.
+        The job is durable when this returns.
 
         :raises TypeError: the arguments do not fit the function.
-        :raises ArgumentError: an argument cannot be stored unchanged; names it.
-        :raises PayloadTooLargeError: they take more than ``DELAYQ_MAX_PAYLOAD`` bytes.
-        :raises JobConflictError: the id given belongs to another call.
+        :raises ArgumentError: JSON would change an argument; names it.
+        :raises PayloadTooLargeError: the arguments take more than ``DELAYQ_MAX_PAYLOAD`` bytes.
+        :raises JobConflictError: the id belongs to another call.
         :raises QueueFullError: the queue holds ``DELAYQ_MAX_PENDING`` jobs, or the store
             ``DELAYQ_MAX_PENDING_TOTAL``.
         :raises BackendUnavailableError: nothing was stored.
-        :raises EnqueueUncertainError: it may be stored; repeating with the id is safe.
+        :raises EnqueueUncertainError: the job may be stored; repeat the call with the same id.
         """
         task = self._task
         return task.resolve().enqueue_one(task, args, kwargs, self._plan)
@@ -82,8 +84,9 @@ class BoundTask(Generic[P, R]):
     delay = enqueue
 
     def enqueue_in(self, delay: float | timedelta, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
-        """As :meth:`enqueue`, due after ``delay`` (seconds or ``timedelta``).
+        """Like :meth:`enqueue`, due after a delay.
 
+        :param delay: seconds or ``timedelta``, at most ten years.
         :raises DelayError: the delay is negative, not finite or above ten years.
         """
         task = self._task
@@ -91,9 +94,10 @@ class BoundTask(Generic[P, R]):
         return task.resolve().enqueue_calls(task, ((args, kwargs),), self._options, delay=seconds)[0]
 
     def enqueue_at(self, when: datetime, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
-        """As :meth:`enqueue`, due at an aware datetime; one in the past is due now.
+        """Like :meth:`enqueue`, due at a time.
 
-        :raises DelayError: it is naive or more than ten years ahead.
+        :param when: an aware datetime, at most ten years ahead; one in the past is due now.
+        :raises DelayError: the datetime is naive or more than ten years ahead.
         """
         if when is None:
             raise DelayError("run_at must be an aware datetime, not None", when)
@@ -103,10 +107,11 @@ class BoundTask(Generic[P, R]):
     def enqueue_many(
         self, calls: Iterable[tuple[Any, ...]], *, delay: float | timedelta | None = None
     ) -> list[Job[R]]:
-        """Store one job per tuple of positional arguments: all of them or none, in one step.
+        """Store one job per tuple of positional arguments, in one transaction: all of them or none.
+        Raises the errors of :meth:`enqueue`.
 
         :param calls: for example ``[("a", 1), ("b", 2)]``.
-        :param delay: seconds or ``timedelta`` until all of them are due.
+        :param delay: seconds or ``timedelta`` after which all of them are due.
         """
         task = self._task
         none: dict[str, Any] = {}
@@ -115,12 +120,12 @@ class BoundTask(Generic[P, R]):
 
 
 class Task(BoundTask[P, R]):
-    """A registered function. Calling it runs it here and now, as if it were not a task.
+    """A registered function. Calling it runs the function at once, in the caller, without a job.
 
-    :ivar name: its stable name, by which stored jobs find it.
+    :ivar name: its stable name; stored jobs find the task by it.
     :ivar declared: the :class:`~flask_delayq.options.TaskOptions` it was declared with.
     :ivar function: the function itself.
-    :raises ConfigurationError: it is a generator: a call would run none of it.
+    :raises ConfigurationError: the function is a generator: a call would run none of its body.
     """
 
     def __init__(
@@ -131,10 +136,10 @@ class Task(BoundTask[P, R]):
     ) -> None:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise ConfigurationError(
-                f"task {declared.name!r} is a generator, so a call would run none of it: "
-                f"let it return instead of yield"
+                f"task {declared.name!r} is a generator function, so a call would run none of its body; "
+                f"use return instead of yield"
             )
-        # First, as it brings the function's own attributes along, whatever their names are.
+        # First, because it copies the function's own attributes, whatever their names are.
         update_wrapper(self, function)
         self.declared = declared
         super().__init__(self, CallOptions())
@@ -144,7 +149,7 @@ class Task(BoundTask[P, R]):
         self._arguments: Arguments | None = None
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here; an ``async def`` one is run to its end."""
+        """Run the function here; an ``async def`` function runs to its end in its own event loop."""
         result = self.function(*args, **kwargs)
         if inspect.iscoroutine(result):
             import asyncio  # slow to import, and needed by few
@@ -155,7 +160,7 @@ class Task(BoundTask[P, R]):
 
     @property
     def arguments(self) -> Arguments:
-        """How its arguments travel.
+        """How its arguments are encoded and decoded.
 
         :raises ConfigurationError: an annotation cannot be resolved or restored.
         """
@@ -165,8 +170,8 @@ class Task(BoundTask[P, R]):
 
     @cached_property
     def parameters(self) -> str:
-        """Its parameters with their annotations as written: ``"to: str, *rest: int"``. Two versions of a
-        task whose texts differ read different arguments."""
+        """Its parameters with their annotations as written: ``"to: str, *rest: int"``. If this differs
+        between two versions of a task, they accept different arguments."""
         try:
             parameters = inspect.signature(self.function).parameters.values()
         except (TypeError, ValueError):  # some builtins have none
@@ -174,7 +179,7 @@ class Task(BoundTask[P, R]):
         return ", ".join(str(parameter.replace(default=parameter.empty)) for parameter in parameters)
 
     def required_parameters(self) -> list[str]:
-        """The names of the parameters that a call must give."""
+        """The names of the parameters without a default."""
         kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         return [
             parameter.name
@@ -183,7 +188,7 @@ class Task(BoundTask[P, R]):
         ]
 
     def decode_result(self, data: bytes) -> Any:
-        """A stored result, restored by the return annotation."""
+        """Decode a stored result by the return annotation."""
         try:
             hint = typing.get_type_hints(self.function, include_extras=True).get("return")
         except (NameError, TypeError, AttributeError, SyntaxError):
@@ -205,7 +210,7 @@ class TaskRegistry:
     def add(self, task: Task[..., Any]) -> None:
         """Register a task under its name and aliases.
 
-        :raises TaskAlreadyRegisteredError: one of them is taken; nothing was registered.
+        :raises TaskAlreadyRegisteredError: one of them is in use; nothing was registered.
         """
         names = (task.name, *task.declared.aliases)
         for name in names:
@@ -223,7 +228,7 @@ class TaskRegistry:
     def get(self, name: str) -> Task[..., Any]:
         """The task of this name or alias.
 
-        :raises TaskNotFoundError: there is none; suggests names that look like it.
+        :raises TaskNotFoundError: there is none; suggests similar names.
         """
         task = self._tasks.get(name)
         if task is None:
@@ -238,16 +243,16 @@ class TaskRegistry:
 
 
 def default_name(function: Callable[..., Any]) -> str:
-    """The name of a task that was not given one: module and qualified name of the function.
+    """The default name of a task: module and qualified name of the function.
 
-    A module run as a script is called by its file's name, so that ``python app.py`` and
+    For a module that runs as a script the name of its file is used, so that ``python app.py`` and
     ``flask --app app run`` agree.
 
-    :raises ConfigurationError: for something without a name, such as a lambda.
+    :raises ConfigurationError: the function has no name (a lambda).
     """
     qualname = getattr(function, "__qualname__", "").replace(".<locals>", "")
     if not qualname or "<" in qualname:
-        raise ConfigurationError(f"{function!r} has no name of its own: give one with name=...")
+        raise ConfigurationError(f"{function!r} has no name of its own: pass name=...")
     module = function.__module__
     if module == "__main__":
         main = sys.modules["__main__"]
@@ -260,4 +265,4 @@ def default_name(function: Callable[..., Any]) -> str:
 def _as_args(call: Any) -> tuple[Any, ...]:
     if isinstance(call, (tuple, list)):
         return tuple(call)
-    raise TypeError(f"enqueue_many wants tuples of arguments, not {type(call).__name__}")
+    raise TypeError(f"each call of enqueue_many must be a tuple of arguments, not {type(call).__name__}")

@@ -1,5 +1,5 @@
-"""Foreign text made harmless for a terminal, a log or a page: nothing in it steers or hides.
-Knows characters, not what they say."""
+"""Escapes foreign text for a terminal, a log or a page, so that it can control and hide nothing.
+Knows characters, not their meaning."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories: control, format, surrogate, private, unassigned, line and paragraph separator."""
 
 _IN_URL = re.compile(r"://(?:([^\s/?#@:\udc00]*):)?[^\s/?#\udc00]*@")
-# A lone surrogate ends it too: whoever joins many texts may put one between them.
+# A lone surrogate ends a URL too: callers may put one between joined texts.
 
 _BEGINS_LIKE_YOU = re.compile(r"use|uni(?!n)|uu|ur[il]|utc|eu|one", re.IGNORECASE)
 
 
 def visible(text: str, *, lines: bool = False) -> str:
     """The text with control and format characters (escape sequences, bidi marks) and lone surrogates
-    as visible escapes, for example ``\\x1b``.
+    escaped, for example as ``\\x1b``.
 
-    :param lines: leave line feeds as they are.
+    :param lines: keep line feeds.
     """
     if text.isprintable():
         return text
@@ -41,12 +41,12 @@ def with_article(noun: str) -> str:
 
 
 def indented(text: str) -> str:
-    """A text of several lines for a log: visible, and no line of it begins like a log line."""
+    """A multi-line text for a log: escaped and indented, so that no line looks like a log line."""
     return "\n".join(f"  {line}" for line in visible(text, lines=True).splitlines())
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback of an exception, its innermost 40 calls; something comes out whatever goes wrong."""
+    """The traceback of an exception, at most its innermost 40 calls; never raises."""
     try:
         lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-40)
         return "".join(lines)
@@ -55,7 +55,7 @@ def traceback_of(error: BaseException) -> str:
 
 
 def without_password(text: str, hidden: str = "[hidden]") -> str:
-    """A text whose URLs have no password, for example ``postgresql://me:[hidden]@host/db``."""
+    """The text with the passwords of URLs hidden, for example ``postgresql://me:[hidden]@host/db``."""
     if "://" not in text:
         return text
     return _IN_URL.sub(lambda url: f"://{'' if url[1] is None else url[1] + ':'}{hidden}@", text)

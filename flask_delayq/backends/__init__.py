@@ -33,23 +33,23 @@ _SCHEMES = {
 ENGINE_SETTINGS = frozenset(
     f"{scheme}_{option}" for scheme, engine in _SCHEMES.items() for option in engine.options
 )
-"""The settings that are for one backend alone, without ``DELAYQ_``, in lower case."""
+"""The names of settings that belong to one backend, without ``DELAYQ_``, in lower case."""
 
 
 def options_for(url: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of such settings those that the backend of a URL takes, as options of :func:`open_backend`."""
+    """The settings that belong to the backend of a URL, as options of :func:`open_backend`."""
     prefix = f"{urlsplit(url).scheme}_"
     return {key.removeprefix(prefix): settings[key] for key in settings if key.startswith(prefix)}
 
 
 def open_backend(url: str, *, clock: Clock | None = None, **options: object) -> Backend:
-    """Return the backend for a URL; it does no I/O before its first verb.
+    """Return the backend for a URL. It does no I/O before its first verb.
 
     :param url: ``memory://`` or ``sqlite:///relative/or/absolute/path`` (four slashes for an absolute
         path, as in SQLAlchemy).
-    :param clock: where it reads the time; the machine's clocks by default.
-    :param options: settings for that backend alone; others are refused by it.
-    :raises ConfigurationError: for an unknown scheme or a URL that the backend cannot use.
+    :param clock: its source of time; by default the machine's clocks.
+    :param options: settings of this backend; it refuses others.
+    :raises ConfigurationError: an unknown scheme, or a URL that the backend cannot use.
     """
     scheme = urlsplit(url).scheme if isinstance(url, str) else ""
     if scheme not in _SCHEMES:

@@ -1,5 +1,5 @@
-"""What a backend may be able to do besides carrying jobs: answer questions, keep periodic rules.
-A part of the contract in ``base``, by which everybody reaches it; the same rules hold."""
+"""Optional capabilities of a backend: inspection and control of jobs, and schedules.
+A part of the contract in ``base``, which exports it; the same rules hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..job import (
 
 
 class Inspectable(ABC):
-    """A backend that can be asked about single jobs and told what to do with them."""
+    """A backend that can show and control single jobs and queues."""
 
     @abstractmethod
     def get(self, job_id: str) -> JobRecord | None:
@@ -27,44 +27,47 @@ class Inspectable(ABC):
 
     @abstractmethod
     def queues(self, *, now: float) -> list[QueueInfo]:
-        """Every queue that holds or held jobs or is paused, by name, until :meth:`forget_queues`."""
+        """Every queue that has or had jobs or is paused, by name, until :meth:`forget_queues`."""
 
     @abstractmethod
     def forget_queues(self) -> int:
-        """Forget the queues that hold no job in any state and are not paused, and return how many. It
-        reads all jobs: now and then, not at every turn."""
+        """Forget the queues that have no job in any state and are not paused, and return how many. It
+        reads all jobs, so call it rarely."""
 
     @abstractmethod
     def list(self, query: JobQuery, *, now: float) -> list[JobRecord]:
-        """Jobs that match, the last one that came first (:func:`~flask_delayq.ids.age_key`), at most
-        ``query.limit``; ``payload``, ``result`` and ``error`` may be left empty.
+        """Jobs that match, the last enqueued first (:func:`~flask_delayq.ids.age_key`), at most
+        ``query.limit``; ``payload``, ``result`` and ``error`` may be empty.
 
-        :raises JobNotFoundError: there is no job ``query.before`` (any more), and its id does not tell
-            when it came.
+        :raises JobNotFoundError: the job ``query.before`` does not exist, and its id does not begin with
+            its time.
         """
 
     @abstractmethod
     def counts(self, *, now: float) -> dict[str, int]:
-        """How many jobs are in each of the six states, by name; all six are present."""
+        """The number of jobs in each of the six states, by name; all six are keys."""
 
     @abstractmethod
     def cancel(self, job_id: str, *, now: float, reason: str = "") -> StoredState | None:
         """Cancel a job; atomic. Returns its state afterwards, ``None`` if there is no such job.
 
-        A waiting one is cancelled at once, in time independent of how many there are. Of a running one
-        only ``cancel_requested`` is set: the task may look at it. Final ones stay as they are.
+        A waiting job is cancelled at once, in time independent of their number. For a running job
+        only ``cancel_requested`` is set: the task may check it. Final jobs are not changed.
 
-        :param reason: kept as the error's message, where the job is cancelled at once.
+        :param now: the current time, epoch seconds.
+        :param reason: stored as the error's message, if the job is cancelled at once.
         """
 
     @abstractmethod
     def revive(self, job_id: str, *, run_at: float) -> StoredState | None:
-        """Make a failed or cancelled job wait again, by a person's request; atomic. Returns its state
-        *before*, ``None`` if there is no such job; other states are left alone.
+        """Make a failed or cancelled job wait again, because a person asked for it; atomic. Returns its
+        state *before*, ``None`` if there is no such job; jobs in other states are not changed.
 
-        Changes: ``run_at`` and ``enqueued_at`` are that moment, as if it were enqueued then to run at
-        once; ``attempt`` and ``rescues`` 0, ``finished_at`` and ``cancel_requested`` cleared, the
-        ``error`` kept for reading; ``claim_no`` goes on counting.
+        Changes: ``enqueued_at = run_at``, as if it were enqueued then to run at once; ``attempt`` and
+        ``rescues`` 0; ``finished_at`` and ``cancel_requested`` cleared. ``error`` is kept for people;
+        ``claim_no`` is kept.
+
+        :param run_at: when it is due, epoch seconds.
         """
 
     @abstractmethod
@@ -74,8 +77,8 @@ class Inspectable(ABC):
 
     @abstractmethod
     def audit(self) -> Sequence[str]:
-        """What does not add up in the store, one line each; empty while all is well. It reads the whole
-        store: for tests and for a person who asks."""
+        """Inconsistencies in the store, one line each; empty if there are none. It reads the whole
+        store: for tests and for ``flask delayq check``."""
 
     @abstractmethod
     def pause(self, queue: str) -> None:
@@ -97,10 +100,10 @@ class Schedulable(ABC):
     def put_schedule(self, schedule: ScheduleRecord, *, replace: bool = True) -> ScheduleRecord:
         """Store a schedule by name and return what is stored now; atomic.
 
-        If one of this name exists: with ``replace=False`` it stays. Otherwise task, payload, queue,
-        priority and the other settings are taken over, ``last_due`` and ``paused`` stay as they are.
-        Where the rule is unchanged, ``next_due`` stays as well; where it changed, ``generation + 1``
-        and the new ``next_due``.
+        If one of this name exists: with ``replace=False`` it is not changed. Otherwise task, payload,
+        queue, priority and the other settings are replaced; ``last_due`` and ``paused`` are kept.
+        If the rule is unchanged, ``next_due`` is kept as well; if it changed, the stored schedule gets
+        ``generation + 1`` and the new ``next_due``.
         """
 
     @abstractmethod
@@ -113,7 +116,7 @@ class Schedulable(ABC):
 
     @abstractmethod
     def pause_schedule(self, name: str, paused: bool, *, next_due: float | None = None) -> bool:
-        """Pause a schedule, or let it go on from ``next_due``. False if there is none."""
+        """Pause a schedule, or resume it from ``next_due`` (epoch seconds). False if there is none."""
 
     @abstractmethod
     def next_occurrence(self) -> float | None:
@@ -121,11 +124,11 @@ class Schedulable(ABC):
 
     @abstractmethod
     def fire(self, schedule: ScheduleRecord, job: NewJob | None, *, next_due: float) -> Enqueued | None:
-        """Enqueue one occurrence and move the schedule on; one transaction.
+        """Enqueue one occurrence and set the schedule to the next one; one transaction.
 
-        Happens only if the stored schedule is not paused and still has the ``generation`` and the
-        ``next_due`` of ``schedule`` (compare-and-set); otherwise returns ``None`` and changes nothing.
-        So of N processes one enqueues, and pruning the job later cannot bring the occurrence back.
-        Sets ``last_due`` to the old ``next_due``. With ``job=None`` the occurrence is skipped and
-        ``None`` is returned.
+        This happens only if the stored schedule is not paused and still has the ``generation`` and the
+        ``next_due`` of ``schedule`` (compare-and-set); otherwise it returns ``None`` and changes
+        nothing. So only one of N processes enqueues it, and it is not enqueued again after its job
+        was pruned. Sets ``last_due`` to the old ``next_due``. With ``job=None`` the occurrence is
+        skipped and ``None`` is returned.
         """

@@ -1,5 +1,5 @@
-"""What a rescue makes of one job whose owner is gone; pure, and the same for every backend.
-Must not know how an owner's death is told, nor where jobs are kept."""
+"""What a rescue does with one job whose owner is dead; pure, and the same for every backend.
+Must not know how an owner's death is detected, or where jobs are stored."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import NamedTuple
 from ..job import CRASHED, INTERRUPTED, Failure, StoredState
 
 SUSPECT_FROM = 2
-"""Crashes from which a job is suspected of causing them. Not the first one: most jobs that were beside a
-crash are beside one only, and they go on running side by side."""
+"""The number of crashes that makes a job a suspect. Not one: most neighbours of a crash see only one,
+and they must still run in parallel."""
 
 
-CUT_OFF = Failure(INTERRUPTED, "a stop cut the run off, and the task asks not to be repeated")
-"""Why a run fails that a stop has interrupted, if it must not be repeated."""
+CUT_OFF = Failure(INTERRUPTED, "a stop interrupted the run, and the task has on_crash='fail'")
+"""The failure of a job whose run a stop has interrupted, if it must not be repeated."""
 
 
 class Verdict(NamedTuple):
-    """What becomes of the job."""
+    """What happens to the job."""
 
     state: StoredState
     rescues: int
     charged: bool
     """Whether this rescue was counted in ``rescues``."""
     suspect: bool
-    """Whether it runs alone among suspects from now on."""
+    """Whether it is a suspect from now on: its owner runs only one suspect at a time."""
     failure: Failure | None
     """Why, if it failed."""
 
@@ -38,7 +38,7 @@ def verdict_of(
     cancel_requested: bool,
     begun: bool = True,
 ) -> Verdict:
-    """Decide about one running job whose owner is gone; see ``Backend.rescue``.
+    """Decide about one running job whose owner is dead; see ``Backend.rescue``.
 
     :param rescues: how often it was charged before.
     :param begun: whether its task may have begun in this run.
@@ -54,8 +54,8 @@ def verdict_of(
 
 
 def suspect_from(max_rescues: int) -> int:
-    """The charges that make a job a suspect: before the last one that it may have, so that none fails
-    for what a neighbour did."""
+    """The number of charges that makes a job a suspect: less than the maximum, so that no job fails
+    because of a neighbour."""
     return max(1, min(SUSPECT_FROM, max_rescues))
 
 
@@ -63,6 +63,6 @@ def _why(rescues: int, fail_on_crash: bool, interrupted: bool) -> Failure:
     if interrupted:
         return CUT_OFF
     if fail_on_crash:
-        return Failure(CRASHED, "crashed the worker; the task asks not to be run again after that")
+        return Failure(CRASHED, "crashed the worker, and the task has on_crash='fail'")
     times = "once" if rescues == 1 else f"{rescues} times in a row"
     return Failure(CRASHED, f"crashed the worker {times}")

@@ -1,8 +1,8 @@
-"""Code that runs in the middle of other code of its own thread: signal handlers and finalizers.
+"""For code that interrupts other code of its own thread: signal handlers and finalizers.
 Must not know what the locks guard.
 
-Such code must not wait for a lock that the thread below it holds: that thread goes on only when it ends.
-So locks here are reentrant, and where one is held already the use of the store is refused.
+Such code must not wait for a lock that the interrupted code holds: that would be a deadlock.
+So locks here are reentrant, and if the thread already holds one, the use of the store is refused.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ class Lock(Protocol):
         """Take it."""
 
     def release(self) -> None:
-        """Give it back."""
+        """Release it."""
 
 
 def is_held_here(lock: Any) -> bool:
-    """Whether the calling thread holds a reentrant lock; cannot be interrupted half way."""
+    """Whether the calling thread holds a reentrant lock; atomic."""
     return bool(lock._is_owned())  # `threading.Condition` relies on it as well
 
 
 def nested() -> BackendUnavailableError:
-    """The error for a use of the store inside another one."""
+    """The error for a use of the store inside another use."""
     return BackendUnavailableError(
         "the store was used inside one of its own operations, perhaps by a signal handler or a "
         "finalizer; nothing was done",
@@ -37,9 +37,9 @@ def nested() -> BackendUnavailableError:
 
 
 def refuse_inside(lock: Any) -> None:
-    """Raise unless the calling thread is free to wait for a lock.
+    """Refuse to go on if the calling thread holds this lock.
 
-    :raises BackendUnavailableError: it holds it.
+    :raises BackendUnavailableError: it does.
     """
     if lock._is_owned():
         raise nested()

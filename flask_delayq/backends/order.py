@@ -1,5 +1,5 @@
-"""Who goes next among due jobs: levels within a queue, turns between queues; pure bookkeeping.
-Must not know where rows come from nor what is in them behind (run_at, id)."""
+"""The order of due jobs: levels within a queue, turns between queues; pure bookkeeping.
+Must not know where rows come from, or what is in them after (run_at, id)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _head = itemgetter(0)
 
 
 class Turns:
-    """Who goes next: it remembers how many jobs each queue handed out and which queue came last.
+    """Chooses the next jobs. It remembers how many jobs each queue returned, and which queue was last.
 
     Not thread-safe: the caller holds its own lock or transaction.
     """
@@ -29,16 +29,16 @@ class Turns:
         self._last = ""
 
     def served(self, queue: str, jobs: int = 1) -> None:
-        """Note that a queue handed out jobs without a choice."""
+        """Count jobs that a queue returned without a choice."""
         self._handed[queue] = self._handed.get(queue, 0) + jobs
         self._last = queue
 
     def choose(self, due: Mapping[str, Sequence[Sequence[Row]]], limit: int, strict: bool) -> list[Row]:
-        """Return up to ``limit`` of the rows in the order in which they shall run.
+        """Return up to ``limit`` of the rows in the order in which they must run.
 
-        Queues take turns by name, one job each, after the one served last. Within a queue the levels
-        go strictly in order, except that every :data:`~.base.TURN_OF_THE_OLDEST`-th job handed out is
-        the oldest of all levels (``strict`` turns the exception off; counting goes on).
+        Queues take turns by name, one job each, beginning after the last one. Within a queue the levels
+        are strictly in order, except that every :data:`~.base.TURN_OF_THE_OLDEST`-th returned job is
+        the oldest of all levels (not with ``strict``; the jobs are counted nevertheless).
 
         :param due: for each queue its levels, most urgent first; each sorted by (run_at, id) and at
             most ``limit`` rows long.
@@ -50,7 +50,7 @@ class Turns:
             filled = [level for level in levels if level]
             if len(filled) != 1:
                 return list(islice(self._one_by_one(queue, filled, strict), limit))
-            taken = list(filled[0][:limit])  # one level: its order is the order by age as well
+            taken = list(filled[0][:limit])  # one level is already ordered by age
             self.served(queue, len(taken))
             return taken
         names = sorted(due)
@@ -69,7 +69,7 @@ class Turns:
         return chosen
 
     def _one_by_one(self, queue: str, levels: Sequence[Sequence[Row]], strict: bool) -> Iterator[Row]:
-        """The rows of a queue in order; each is counted when it is handed out, none ahead."""
+        """The rows of a queue in order; each is counted when it is yielded."""
         lines = [deque(level) for level in levels]
         while lines:
             self.served(queue)

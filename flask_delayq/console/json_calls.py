@@ -102,7 +102,7 @@ def read_moment(text: str, what: str = "run_at") -> datetime:
 def _zoned(moment: datetime, what: str) -> datetime:
     if moment.tzinfo is None:
         raise BadCallError(
-            f"{what} {moment} has no time zone, so it names no moment; "
+            f"{what} {moment} has no time zone; "
             f"write {moment.isoformat()}Z for UTC, or an offset like +01:00 in place of the Z"
         )
     return moment

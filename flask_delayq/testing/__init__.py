@@ -1,4 +1,4 @@
-"""What an application's own tests need.
+"""Helpers for an application's own tests.
 Must not be imported by anything that runs in production."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A clock that stands still until a test moves it.
+"""A clock that moves only when a test moves it.
 Must not know who reads it; it starts no thread and never sleeps."""
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ _NANO = 1_000_000_000
 
 
 class FakeClock:
-    """Wall and monotonic time in a test's hands; thread-safe.
+    """Wall clock and monotonic clock, set by a test; thread-safe.
 
-    It wakes nobody by itself: whoever waits for a moment adds a listener.
+    It wakes nobody: code that waits for a time adds a listener.
 
     :param now: the wall time at the start: epoch seconds, or an aware datetime.
     :ivar listeners: called without arguments, in the caller's thread, after each change.
@@ -22,7 +22,7 @@ class FakeClock:
     def __init__(self, now: float | datetime = 1_800_000_000.0) -> None:
         if isinstance(now, datetime):
             if now.utcoffset() is None:
-                raise ValueError(f"{now!r} is naive, so it names no moment")
+                raise ValueError(f"{now!r} has no time zone (it is naive); add one")
             now = now.timestamp()
         # Whole nanoseconds: many small steps end exactly where one large step does.
         self._wall = _nanoseconds(now)
@@ -39,17 +39,21 @@ class FakeClock:
         return self._monotonic / _NANO
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, on both clocks.
+        """Move both clocks forward.
 
+        :param seconds: how far; not negative.
         :raises ValueError: ``seconds`` is negative: only the wall clock can step back.
         """
         step = _nanoseconds(seconds)
         if step < 0:
-            raise ValueError(f"time does not go back ({seconds!r}); step_wall() moves the wall clock")
+            raise ValueError(f"seconds must not be negative, not {seconds!r}; use step_wall() instead")
         self._move(wall=step, monotonic=step)
 
     def step_wall(self, seconds: float) -> None:
-        """Set the wall clock forward or back, as an administrator or NTP does."""
+        """Set only the wall clock forward or back, as an administrator or NTP does.
+
+        :param seconds: how far; negative: back.
+        """
         self._move(wall=_nanoseconds(seconds), monotonic=0)
 
     def _move(self, *, wall: int, monotonic: int) -> None:

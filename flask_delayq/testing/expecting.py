@@ -1,5 +1,5 @@
-"""Says in a test which jobs must be enqueued, and shows what is enqueued where they are not.
-Must not run anything; it asks the store as any program does."""
+"""Asserts which jobs are enqueued, and lists the enqueued jobs in the error.
+Must not run anything; it reads the store like any program."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from ..extension import DelayQ
 
 SLACK = 1.0
-"""Seconds by which ``due_in`` may differ where the clock is a real one, which goes on meanwhile."""
+"""Seconds by which ``due_in`` may differ with a real clock, which goes on meanwhile."""
 
-_EXACTLY = 0.0001  # epoch seconds are floats: they carry some 0.2 microseconds
+_EXACTLY = 0.0001  # epoch seconds are floats with a precision of about 0.2 microseconds
 _SHOWN = 20
 _ALL = 1_000_000
 
@@ -35,17 +35,19 @@ def assert_enqueued(
     due_in: float | timedelta | None = None,
     count: int | None = None,
 ) -> list[Job[Any]]:
-    """Check that such a job waits: that it is enqueued and has not run.
+    """Assert that such a job waits: it is enqueued and has not run.
 
+    :param delayq: the extension.
     :param task: the task or its name.
-    :param args: with ``kwargs``, the whole call. It is the same however its arguments are passed, and is
-        compared as the task would get it. Without both: any call.
-    :param queue: its queue.
-    :param due_in: seconds (or ``timedelta``) from now until it is due, 0 for one that is; within
+    :param args: with ``kwargs``, the whole call, as the task would get it. Positional and keyword
+        arguments are equivalent. Without both: any call.
+    :param kwargs: see ``args``.
+    :param queue: the name of its queue; ``None``: any.
+    :param due_in: seconds (or ``timedelta``) from now until it is due, 0 if it is due; within
         :data:`SLACK` unless the app's clock is a :class:`FakeClock`.
-    :param count: exactly so many such jobs; ``None``: one or more.
+    :param count: the exact number of such jobs; ``None``: one or more.
     :returns: those jobs, oldest first.
-    :raises AssertionError: lists what is enqueued.
+    :raises AssertionError: there is no such job, or another number; lists the enqueued jobs.
     :raises TypeError: the call does not fit the task.
     """
     __tracebackhide__ = True
@@ -69,7 +71,7 @@ def refute_enqueued(
     queue: str | None = None,
     due_in: float | timedelta | None = None,
 ) -> None:
-    """Check that no such job waits; without a task, none of any.
+    """Assert that no such job waits; without a task: that no job waits.
 
     Parameters and errors are those of :func:`assert_enqueued`.
     """
@@ -84,7 +86,7 @@ def refute_enqueued(
 
 
 class _Wanted:
-    """What a job has to be like."""
+    """The conditions for a job."""
 
     def __init__(
         self,
@@ -102,8 +104,8 @@ class _Wanted:
         self._call: Struct | None = None
         if args is not None or kwargs is not None:
             if self._task is None:
-                raise TypeError("arguments can be compared for a task only: name it")
-            # As the task would get it; what could not be enqueued cannot be expected either.
+                raise TypeError("args and kwargs need a task: pass task=")
+            # As the task would get it; arguments that cannot be enqueued are an error here, too.
             self._call = self._task.arguments.encode(tuple(args or ()), dict(kwargs or {}))[1]
 
     def fits(self, job: Job[Any]) -> bool:
@@ -126,14 +128,14 @@ class _Wanted:
         for args, kwargs in (self._task.arguments.unpack(self._call), job.arguments):
             try:
                 bound = bind(*args, **kwargs)
-            except TypeError:  # stored by another version of the task
+            except TypeError:  # another version of the task stored it
                 return False
             bound.apply_defaults()
             calls.append(bound.arguments)
         return bool(calls[0] == calls[1])
 
     def times(self, number: int) -> str:
-        """So many of these, in words."""
+        """The number of these jobs, in words."""
         text = {0: "no job", 1: "1 job"}.get(number, f"{number} jobs")
         if self._task is not None:
             text += f" of task {self._task.name!r}"
@@ -157,7 +159,7 @@ def _due_in(delayq: DelayQ, job: Job[Any]) -> float:
 
 
 def _listed(delayq: DelayQ, waiting: Sequence[Job[Any]]) -> str:
-    """What is enqueued, and a word on what has run already."""
+    """The enqueued jobs, and the number of jobs that have run already."""
     if waiting:
         lines = [f"  {_line(delayq, job)}" for job in waiting[:_SHOWN]]
         if len(waiting) > _SHOWN:

@@ -1,5 +1,5 @@
 """Fault points for tests: make a backend's n-th call fail, or kill the process right before or after it.
-Must not be used outside tests; nothing in the package reads it, a test installs it."""
+Must not be used outside tests; nothing in the package imports it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ SURE = frozenset({"mark_begun", "unmark_begun", "let_go"})
 
 
 class Fault:
-    """One fault: what happens where, and at which call.
+    """One fault: its place, the number of the call, and what happens there.
 
-    :param verb: a verb of the backend, or ``"*"`` for any but those that cannot fail (:data:`SURE`).
-    :param nth: at which call of it, from 1; counted over all threads.
-    :param when: ``"before"`` the call or ``"after"`` it (its effect is then in the store). Between a
-        task's return and its record lies ``record``, ``"before"``.
+    :param verb: a verb of the backend, or ``"*"`` for any verb that can fail (all but :data:`SURE`).
+    :param nth: the number of the call of this verb, from 1; counted over all threads.
+    :param when: ``"before"`` the call or ``"after"`` it (then its effect is in the store). ``record``,
+        ``"before"`` is between a task's return and the record of its outcome.
     :param action: ``"kill"``: end this process as SIGKILL does; ``"fail"``: raise
-        :class:`BackendUnavailableError`; or a callable.
+        :class:`BackendUnavailableError`; or a callable without arguments.
     """
 
     def __init__(
         self, verb: str, nth: int = 1, *, when: str = "before", action: str | Callable[[], None] = "fail"
     ) -> None:
         if when not in ("before", "after") or (isinstance(action, str) and action not in _ACTIONS):
-            raise ValueError(f"no such fault: {when} {action}")
+            raise ValueError(f"unknown fault: {when} {action}")
         self.verb = verb
         self.nth = nth
         self.when = when
@@ -46,9 +46,9 @@ class Fault:
 
 
 class FaultyBackend(Backend, Inspectable, Schedulable):
-    """A backend with faults in it; otherwise the backend that it wraps.
+    """Wraps a backend and adds faults.
 
-    :ivar calls: how often each verb was called so far.
+    :ivar calls: the number of calls of each verb so far.
     """
 
     def __init__(self, inner: Any, *faults: Fault) -> None:
@@ -76,16 +76,16 @@ class FaultyBackend(Backend, Inspectable, Schedulable):
         for fault in struck:
             if fault.when == "after":
                 if hasattr(result, "close"):
-                    result.close()  # a doorbell that the caller will never get
+                    result.close()  # a doorbell that the caller does not get
                 fault.action()
         return result
 
     def close(self) -> None:
-        """Closing has no fault: no caller could do anything about it."""
+        """Never has a fault: no caller could handle it."""
         self.inner.close()
 
     def end_claims(self, owner: str) -> None:
-        """A word in this process alone, which cannot fail."""
+        """Never has a fault: it only changes memory of this process."""
         self.inner.end_claims(owner)
 
     @property
@@ -94,7 +94,12 @@ class FaultyBackend(Backend, Inspectable, Schedulable):
 
 
 def install(delayq: Any, *faults: Fault) -> FaultyBackend:
-    """Put faults between an app's DelayQ and its backend, before its first use; returns the wrapper."""
+    """Add faults to the backend of an app's DelayQ; returns the wrapper.
+
+    :param delayq: the extension; its backend must not have been used yet.
+    :param faults: any number of faults.
+    :raises RuntimeError: the backend has been used.
+    """
     state = delayq.state
     if "client" in state.__dict__:
         raise RuntimeError("install faults before the first use of the backend")
@@ -106,7 +111,7 @@ def install(delayq: Any, *faults: Fault) -> FaultyBackend:
 def _kill() -> None:
     if hasattr(signal, "SIGKILL"):
         os.kill(os.getpid(), signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGTERM)  # which on Windows nothing can catch
+    os.kill(os.getpid(), signal.SIGTERM)  # on Windows this cannot be caught
 
 
 def _fail() -> None:

@@ -1,5 +1,5 @@
 """The pytest plugin that comes with the package: the fixture ``delayq_clock``, and nothing else.
-Must not know any app: it is loaded in every project whose environment holds the package."""
+Must not know any app: pytest loads it in every project that has the package installed."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from .clock import FakeClock
 
 @pytest.fixture
 def delayq_clock() -> FakeClock:
-    """A clock that stands still until the test moves it; give it to an app with ``use_clock``."""
+    """A clock that moves only when the test moves it; give it to an app with ``use_clock``."""
     return FakeClock()

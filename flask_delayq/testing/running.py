@@ -1,5 +1,5 @@
-"""Runs an app's jobs in the test's own thread, and moves its time as the test says.
-Must not know what a test expects of them; threads and waiting have no place here."""
+"""Runs an app's jobs in the test's own thread, and moves its clock.
+Must not know what a test expects of them; starts no thread and never waits."""
 
 from __future__ import annotations
 
@@ -22,29 +22,32 @@ _NANO = 1_000_000_000
 
 
 def use_clock(delayq: DelayQ, clock: Clock) -> None:
-    """Let an app's DelayQ read the time from this clock.
+    """Make an app's DelayQ use this clock.
 
-    Concerns the app of this call: with several apps, call it inside an app context.
+    With several apps, call it inside the app context of one of them.
 
-    :raises SetupError: too late: the app's store is in use with the clock that it has.
+    :param delayq: the extension.
+    :param clock: for example a :class:`FakeClock`.
+    :raises SetupError: the app's store is already in use with another clock.
     """
     state = delayq.state
     if state.clock is not clock and not state.__dict__.keys().isdisjoint(("backend", "client")):
         raise SetupError(
-            "use_clock() comes too late: this app's DelayQ has been used and has read its clock; "
-            "call it right after the app is made"
+            "use_clock() was called too late: this app's DelayQ has been used already; "
+            "call it right after the app is created"
         )
     state.clock = clock
 
 
 def run_jobs(delayq: DelayQ, *, raise_errors: bool = True, limit: int | None = None) -> list[Outcome]:
-    """``delayq.drain()`` for tests: run all that is due, and let a job that failed fail the test.
+    """``delayq.drain()`` for tests: run all due jobs, and raise if one of them failed.
 
-    :param raise_errors: raise if a job failed for good, after all of them have run. One that will be
-        retried does not count: the task allows for that.
-    :param limit: at most so many jobs.
-    :returns: how each run ended, in order.
-    :raises AssertionError: with the tracebacks of the tasks.
+    :param delayq: the extension.
+    :param raise_errors: raise if a job failed for good, after all jobs have run. A job that waits for
+        its retry does not count.
+    :param limit: maximum number of jobs.
+    :returns: the outcome of each run, in order.
+    :raises AssertionError: a job failed for good; with the tracebacks of the tasks.
     """
     __tracebackhide__ = True
     outcomes = delayq.drain(limit)
@@ -56,28 +59,30 @@ def run_jobs(delayq: DelayQ, *, raise_errors: bool = True, limit: int | None = N
 def advance(
     delayq: DelayQ, clock: FakeClock, seconds: float | timedelta, *, raise_errors: bool = True
 ) -> list[Outcome]:
-    """Let time pass, and run each job at its moment.
+    """Move the clock forward, and run each job when it is due.
 
-    The clock stops at every moment at which a job or a schedule is due, and all that is due is run
-    there: delays that follow from each other, retries and periodic tasks come in their order. What
-    is due at the start is run first, what is due at the very end is run as well.
+    The clock stops at each time at which a job or a schedule is due, and the due jobs run there. So
+    delays, retries and periodic tasks run in order. Jobs due at the start run first; jobs due at the
+    very end run, too.
 
+    :param delayq: the extension.
     :param clock: the app's clock, see :func:`use_clock`.
-    :param seconds: how far; the clock ends exactly there.
+    :param seconds: how far to move the clock.
     :param raise_errors: raise as soon as a job has failed for good, as :func:`run_jobs` does; the clock
-        then stands at its moment.
-    :returns: how each run ended, in order.
-    :raises SetupError: the app reads another clock.
-    :raises AssertionError: with the tracebacks of the tasks.
+        then stays at that time.
+    :returns: the outcome of each run, in order.
+    :raises SetupError: the app uses another clock.
+    :raises AssertionError: a job failed for good; with the tracebacks of the tasks.
     """
     __tracebackhide__ = True
     state = delayq.state
     if state.clock is not clock:
-        raise SetupError("this app reads another clock; call use_clock(delayq, clock) first")
+        raise SetupError("this app uses another clock; call use_clock(delayq, clock) first")
     left = round(to_seconds(seconds, what="seconds") * _NANO)
     outcomes = run_jobs(delayq, raise_errors=raise_errors)
     while left > 0:
-        # Whole nanoseconds, at least one: a moment that rounding puts just ahead is reached next time.
+        # Whole nanoseconds, at least one: a time that rounding puts just ahead is reached in the next
+        # step.
         step = min([left, *_nanoseconds_ahead(state)])
         clock.advance(step / _NANO)
         left -= step
@@ -86,7 +91,7 @@ def advance(
 
 
 def _nanoseconds_ahead(state: AppState) -> list[int]:
-    """How far the moments are at which the next job and the schedules are due."""
+    """Nanoseconds until the next job and the schedules are due."""
     now = state.clock.now()
     moments = [state.backend.next_due(state.settings.queues)]
     if isinstance(state.backend, Schedulable):

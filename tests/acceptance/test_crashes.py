@@ -98,7 +98,7 @@ def test_a_job_that_must_not_be_repeated_fails_with_its_process(children: Nurser
         crash = delayq.tasks.get("crash_once").enqueue("kill").id
         good = [job.id for job in delayq.tasks.get("work").enqueue_many([()] * 10)]
         keep_running(children, processes=1)
-        assert "asks not to be run again" in error_of(delayq, crash)
+        assert "has on_crash='fail'" in error_of(delayq, crash)
     account = Account(children.folder)
     rows = rows_of(children.folder / "store.sqlite3")
     assert account.faults(rows) == []

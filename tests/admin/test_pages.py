@@ -656,10 +656,16 @@ def test_processes_name_this_one(client: FlaskClient, delayq: DelayQ) -> None:
     "mode, scheme, serves, wanted, unwanted",
     [
         ("external", "sqlite", True, "flask delayq worker (in mode external the server runs", "start()"),
-        ("auto", "sqlite", True, "this server runs them from its first request on", "start the server"),
-        ("auto", "memory", True, "this server runs them from its first request on", "end with"),
+        (
+            "auto",
+            "sqlite",
+            True,
+            "this server starts running them at its first request",
+            "start the server",
+        ),
+        ("auto", "memory", True, "this server starts running them at its first request", "ends with"),
         ("auto", "sqlite", False, "start the server or flask delayq worker", "first request"),
-        ("auto", "memory", False, "they end with this process", "worker"),
+        ("auto", "memory", False, "this store ends with the process", "worker"),
         ("manual", "sqlite", True, "delayq.start() in the server (mode manual)", "start the server"),
     ],
 )
@@ -776,9 +782,9 @@ def test_health_notes_a_due_queue_that_nobody_serves_and_stays_well() -> None:
     found = data(client, "/health", 200)["health"]
     assert (found["status"], found["notes"][-1]) == (
         "ok",
-        "jobs have been due for 61 s and no process runs any: they end with this process; run them here "
-        "with delayq.start() or DELAYQ_MODE=thread, or set DELAYQ_URL to a store that other processes "
-        "share",
+        "jobs have been due for 61 s and no process runs any: this store ends with the process; run "
+        "them here with delayq.start() or DELAYQ_MODE=thread, or set DELAYQ_URL to a store that other "
+        "processes share",
     )
 
 

@@ -1605,7 +1605,7 @@ class InspectableConformance:
         assert (record.stored, record.owner, record.rescues) == (StoredState.FAILED, None, 1)
         assert (record.attempt, record.finished_at) == (0, NOW)
         assert decode_failure(record.error) == Failure(
-            "Crashed", "crashed the worker; the task asks not to be run again after that"
+            "Crashed", "crashed the worker, and the task has on_crash='fail'"
         )
 
     def test_a_job_that_crashed_too_often_says_so(self, backend: Inspected, clock: FakeClock) -> None:
@@ -1631,7 +1631,7 @@ class InspectableConformance:
         clock.advance(LEASE)
         rescue(backend)
         assert decode_failure(record_of(backend).error) == Failure(
-            "Interrupted", "a stop cut the run off, and the task asks not to be repeated"
+            "Interrupted", "a stop interrupted the run, and the task has on_crash='fail'"
         )
 
     # the life of a job

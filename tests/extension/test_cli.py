@@ -286,7 +286,7 @@ def test_enqueue_of_an_id_that_exists_says_so(shell: Shell) -> None:
     [
         ("auto", "sqlite", "start the server or `flask delayq worker`", "delayq.start()"),
         ("external", "sqlite", "start `flask delayq worker`", "start the server"),
-        ("auto", "memory", "they end with this process", "worker"),
+        ("auto", "memory", "this store ends with the process", "worker"),
         ("manual", "sqlite", "delayq.start()", "start the server"),
     ],
 )
@@ -353,8 +353,7 @@ def test_options_of_enqueue(shell: Shell) -> None:
         ),
         (
             ["enqueue", "add", "--args", "[1]", "--at", "2030-01-01T00:00:00"],
-            "--at 2030-01-01 00:00:00 has no time zone, so it names no moment; "
-            "write 2030-01-01T00:00:00Z for UTC",
+            "--at 2030-01-01 00:00:00 has no time zone; write 2030-01-01T00:00:00Z for UTC",
         ),
         (["enqueue", "add", "--args", "[1]", "--queue", "a b"], "queue"),
         (["show", "nobody"], "no job has the id"),
@@ -628,7 +627,7 @@ def test_check_finds_a_schedule_with_a_time_zone_that_this_machine_does_not_know
     shell.delayq.state.backend.put_schedule(schedule)
     result = shell("check")
     assert result.exit_code == 1
-    assert "schedule nightly: no time zone is named 'America/Nowhere'" in result.stdout
+    assert "schedule nightly: this system has no time zone named 'America/Nowhere'" in result.stdout
 
 
 def test_check_finds_a_wrong_setting() -> None:

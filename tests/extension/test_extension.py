@@ -123,7 +123,7 @@ def test_an_app_that_nobody_held_is_named_as_the_reason() -> None:
     delayq.init_app(named_app("short-lived"))
     gc.collect()
     for _ in range(2):
-        with pytest.raises(SetupError, match="is gone"):
+        with pytest.raises(SetupError, match="garbage-collected"):
             delayq.counts()
 
 
@@ -233,7 +233,7 @@ def test_jobs_stored_under_a_former_name_still_run() -> None:
 
 def test_a_periodic_task_cannot_need_arguments() -> None:
     _app, delayq = make_app()
-    with pytest.raises(ConfigurationError, match="cannot need arguments: to"):
+    with pytest.raises(ConfigurationError, match="these have none: to"):
         delayq.task(every=5, name="t")(lambda to: None)
 
 
@@ -309,7 +309,7 @@ def test_two_apps_of_one_process_that_run_the_jobs_of_one_store_are_told(
         again.start()
         (line,) = caplog.messages
         assert line.startswith("2 app objects of this process run the jobs of sqlite:///")
-        assert "each with DELAYQ_WORKERS threads" in line
+        assert "each with its own DELAYQ_WORKERS threads" in line
     finally:
         for delayq in (one, other, again):
             delayq.state.close()

@@ -30,16 +30,19 @@ MISTAKES: dict[str, tuple[Callable[[Any, DelayQ], object], str]] = {
     "one too many": (lambda add, d: add.enqueue(1, 2, 3), "positional arguments; it takes (a, b)"),
     "an option among them": (
         lambda add, d: add.enqueue(1, 2, queue="x"),
-        "argument 'queue'; options are given apart: task.options(queue=...)",
+        "argument 'queue'; pass options like this: task.options(queue=...)",
     ),
     "countdown": (lambda add, d: add.enqueue(1, 2, countdown=3), "; use task.enqueue_in(seconds, ...)"),
     "no such call option": (
         lambda add, d: add.options(zzz=1),
         "is named 'zzz'; there are id, queue, priority, max_attempts",
     ),
-    "an object": (lambda add, d: add.enqueue(User(), 1), "cannot carry a User; pass an id"),
-    "another": (lambda add, d: add.enqueue(Invoice(), 1), "cannot carry an Invoice; pass an id"),
-    "a NaN": (lambda add, d: add.enqueue(float("nan"), 1), "would arrive as null; pass None, or a text"),
+    "an object": (lambda add, d: add.enqueue(User(), 1), "cannot encode a User; pass an id"),
+    "another": (lambda add, d: add.enqueue(Invoice(), 1), "cannot encode an Invoice; pass an id"),
+    "a NaN": (
+        lambda add, d: add.enqueue(float("nan"), 1),
+        "would arrive as None; pass None or a string",
+    ),
     "a job that is not there": (lambda add, d: d.get("x"), "'x'; ended ones are deleted after"),
     "a result too early": (lambda add, d: add.enqueue(1, 2).result, "is ready; wait for it"),
     "a retry too early": (
@@ -58,7 +61,7 @@ MISTAKES: dict[str, tuple[Callable[[Any, DelayQ], object], str]] = {
     "no rule": (lambda add, d: d.schedules.add("s", add), "one of every= and cron=, not neither"),
     "a zone alone": (
         lambda add, d: d.task(name="z", timezone="Asia/Tokyo")(User),
-        "timezone='Asia/Tokyo' goes with cron=; give a cron line, too, or leave it out",
+        "timezone='Asia/Tokyo' needs cron=; add a cron line, or remove timezone=",
     ),
     "a backoff alone": (
         lambda add, d: d.task(name="b", backoff=3)(User),

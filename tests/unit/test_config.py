@@ -161,8 +161,8 @@ def test_a_value_that_does_not_fit_is_refused_by_its_key(key: str, value: Any) -
         ("lease", "60s", "DELAYQ_LEASE must be a number of seconds from 3 to 86,400, not '60s'"),
         ("lease", None, "DELAYQ_LEASE must be a number of seconds from 3 to 86,400, not None"),
         ("pages", "maybe", "DELAYQ_PAGES must be True or False, not 'maybe'"),
-        ("redact", 5, "DELAYQ_REDACT must be a text or a list of texts, not 5"),
-        ("queues", "", "DELAYQ_QUEUES must be a text or a list of texts, not ''"),
+        ("redact", 5, "DELAYQ_REDACT must be a string or a list of strings, not 5"),
+        ("queues", "", "DELAYQ_QUEUES must be a string or a list of strings, not ''"),
         (
             "mode",
             "threads",
@@ -174,7 +174,7 @@ def test_a_value_that_does_not_fit_is_refused_by_its_key(key: str, value: Any) -
             "/jobs/",
             "DELAYQ_URL_PREFIX must be a path like /delayq, without a / at its end, not '/jobs/'",
         ),
-        ("url", 5, "DELAYQ_URL must be a text"),
+        ("url", 5, "DELAYQ_URL must be a string"),
     ],
 )
 def test_the_error_says_what_the_value_must_be(key: str, value: Any, said: str) -> None:

@@ -67,7 +67,7 @@ def test_process_1_without_a_handler_for_sigterm_is_told_how_to_be_stopped(
     monkeypatch.setattr(os, "getpid", lambda: 1)
     monkeypatch.setattr(deployment_warnings, "STATUS", status(tmp_path / "status", caught=0x2))
     (remark,) = remarks(URL)
-    assert "does not listen to SIGTERM" in remark
+    assert "has no SIGTERM handler" in remark
     assert "STOPSIGNAL SIGINT" in remark
     monkeypatch.setattr(deployment_warnings, "STATUS", str(tmp_path / "missing"))
     assert len(list(remarks(URL))) == 1

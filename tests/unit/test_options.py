@@ -178,7 +178,10 @@ def test_levels_have_names() -> None:
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("timeout", "no option is named 'timeout': there is no such thing yet; give each call that"),
+        (
+            "timeout",
+            "no option is named 'timeout': this is not supported yet; set a timeout on each call",
+        ),
         ("rate_limit", "served by `flask delayq worker --queues NAME --workers 1`"),
         ("unique", "task.options(id=...) stores one job for each id"),
         ("max_retries", "use max_attempts=, which counts the first run too"),
@@ -206,7 +209,7 @@ def test_so_is_one_of_a_call(option: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("queue", "; options are given apart: task.options(queue=...).enqueue(...)"),
+        ("queue", "; pass options like this: task.options(queue=...).enqueue(...)"),
         ("countdown", "; use task.enqueue_in(seconds, ...)"),
         ("colour", "; it takes (to)"),
     ],

@@ -98,7 +98,7 @@ def test_every_takes_seconds_or_a_timedelta(every: Any) -> None:
 
 def test_the_shortest_interval_is_the_edge() -> None:
     assert make_rule(every=SHORTEST_INTERVAL) == Every(SHORTEST_INTERVAL)
-    with pytest.raises(ConfigurationError, match="too often") as caught:
+    with pytest.raises(ConfigurationError, match="too short") as caught:
         make_rule(every=math.nextafter(SHORTEST_INTERVAL, 0))
     assert caught.value.key == "every"
 
@@ -382,7 +382,7 @@ def test_a_daily_line_occurs_once_each_day_through_every_change(zone: str, year:
 def test_a_search_that_would_go_in_circles_is_ended_by_an_error() -> None:
     """On 31 October 2004 clocks went back there from 00:01 to 23:01 of the day before."""
     began = time.thread_time()
-    with pytest.raises(RuleError, match="does not end"):
+    with pytest.raises(RuleError, match="was not found within"):
         Cron("59 * L * */2", "America/St_Johns").next_after(at("2004-10-16 19:28"))
     assert time.thread_time() - began < 2
 

@@ -163,7 +163,7 @@ def test_a_store_that_is_away_means_go_on(
 ) -> None:
     store.away = True
     assert not run.cancel_requested
-    assert "cannot see whether job j1 was cancelled" in caplog.text
+    assert "cannot check whether job j1 was cancelled" in caplog.text
 
 
 def test_a_step_of_the_wall_clock_disturbs_neither(
