@@ -6,6 +6,7 @@ It must not test what is stored, beyond that it is.
 from __future__ import annotations
 
 import ctypes
+import os
 import random
 import threading
 import time
@@ -191,6 +192,30 @@ def test_a_doorbell_is_closed_where_shutdown_wakes_nobody(backend, monkeypatch):
     bell.close()
     thread.join(5)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("step", ["wake", "unlink"])
+def test_closing_a_doorbell_may_be_cut_off_and_repeated(backend, path, monkeypatch, step):
+    bell = backend.open_doorbell("me")
+    rang = []
+    waiting = threading.Thread(target=lambda: rang.append(bell.wait(None)))
+    waiting.start()
+    wait_until(lambda: bell._listening)
+
+    def throw(*arguments):
+        raise KeyboardInterrupt
+
+    if step == "wake":
+        monkeypatch.setattr(bell, "_wake", throw)
+    else:
+        monkeypatch.setattr(doorbell.os, "unlink", throw)
+    with pytest.raises(KeyboardInterrupt):
+        bell.close()
+    monkeypatch.undo()
+    bell.close()
+    waiting.join(5)
+    assert rang == [False]
+    assert not os.path.lexists(f"{path}.live/me.bell")
 
 
 def test_a_doorbell_whose_file_is_gone_is_closed_like_any_other(backend, path):

@@ -129,7 +129,7 @@ class _Bell(Doorbell):
         self._folder = folder
         self._own = own
         self._guard = threading.RLock()
-        self._closed = False
+        self._closed = self._removed = False
         self._listening = 0
         self._replaced: list[socket.socket] = []
         self._socket = _socket()
@@ -171,12 +171,13 @@ class _Bell(Doorbell):
 
     def close(self) -> None:
         with self._guard:
-            if not self._closed:
+            if not self._removed:  # an exception may cut it off, and it is called again
                 self._closed = True
                 self._own.pop(self.name, None)
                 self._wake()
                 with suppress(OSError):
                     os.unlink(self._path)
+                self._removed = True
             self._close_if_unused()
 
     def restore(self) -> None:
@@ -223,7 +224,7 @@ class _Bell(Doorbell):
     def abandon(self) -> None:
         """In a forked child: let go of the copy; the parent's bell goes on."""
         self._guard = threading.RLock()
-        self._closed = True
+        self._closed = self._removed = True
         self._listening = 0
         self._close_if_unused()
 
