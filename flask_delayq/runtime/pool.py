@@ -139,8 +139,8 @@ class WorkerPool(Generic[T]):
         Not by ``is_alive``: after an exception (Ctrl-C) in the middle of a ``join``, or of that very
         question, CPython up to 3.12 takes a thread that runs for one that has ended.
         """
-        running = threading.enumerate()
-        return [thread for thread in self.threads if thread in running]
+        running = threading.enumerate()  # and some that never began, as their start was cut off
+        return [thread for thread in self.threads if thread.ident is not None and thread in running]
 
     def finished(self, seconds: float) -> None:
         """Free the place of an item that took ``seconds``; called by ``work`` (or whoever ends it)."""

@@ -341,3 +341,14 @@ def test_join_from_a_worker_does_not_wait_for_itself() -> None:
     rig.hand_over(item)
     assert rig.pool.join(never)
     assert answers == [False] and quiet_seconds(began) < 4
+
+
+def test_a_thread_whose_start_was_cut_off_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython goes on listing it, though it never began."""
+    rig = Rig(1)
+    never = threading.Thread()
+    monkeypatch.setitem(threading._limbo, never, never)  # type: ignore[attr-defined]
+    rig.pool._threads.append(never)
+    assert never in threading.enumerate()
+    assert rig.pool.living() == []
+    assert rig.pool.join(lambda: 3600)
