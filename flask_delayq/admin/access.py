@@ -1,4 +1,4 @@
-"""Who may see and do what under ``/delayq``: closed until a token, a function or local debugging opens
+"""Who may see and do what under ``/delayq``: denied until a token, a function or local debugging allows
 it. Knows requests and settings; knows no page, and changes nothing."""
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from msgspec import Struct
 _log = logging.getLogger(__name__)
 
 HOW_TO_OPEN = (
-    "These pages are closed. Set DELAYQ_ADMIN_TOKEN and send it as `Authorization: Bearer ...`, "
-    "or register a function with @delayq.admin_access; `flask run --debug` opens them on this machine."
+    "Access denied. Set DELAYQ_ADMIN_TOKEN and send it as `Authorization: Bearer ...`, or register a "
+    "function with @delayq.admin_access; `flask run --debug` allows access from this machine."
 )
 NOT_OURS = (
-    "This changes something, so it needs the admin token, or a browser's word that it comes from "
-    "these pages (Sec-Fetch-Site: same-origin, or an Origin equal to this host)."
+    "A request that changes something needs the admin token, or must be same-origin "
+    "(Sec-Fetch-Site: same-origin, or an Origin equal to this host)."
 )
 
 READING = frozenset({"GET", "HEAD"})
@@ -33,21 +33,23 @@ _PROXIED = ("Forwarded", "X-Real-Ip", "Via", "Client-Ip", "X-Client-Ip", "True-C
 
 
 class Access(Struct, frozen=True):
-    """What was decided about a request and an action."""
+    """The decision about a request and an action."""
 
     allowed: bool
     via: str = ""
     """``"token"``, ``"function"`` or ``"local"``."""
     wrong_token: bool = False
-    """A token came that is none of ours; where the function opened, it may be one of the app's own."""
+    """The request has a token that is not an admin token. If the function allowed the request, it may be
+    a token of the app."""
     pause: float = 0.0
-    """A token came too soon after wrong ones and was not looked at: seconds until the next one is."""
+    """The token came too soon after wrong ones and was not checked: seconds until one is checked
+    again."""
 
 
 DENIED = Access(False)
 
 _unclear: WeakSet[Callable[[str], bool]] = WeakSet()
-"""Functions that answered with something other than True or False; that was told once."""
+"""Functions that returned something other than True or False; logged once each."""
 
 
 def judge(
@@ -59,11 +61,11 @@ def judge(
     debug: bool,
     pause: float = 0.0,
 ) -> Access:
-    """Decide whether whoever sent the request may do this. The first that applies:
+    """Decide whether the sender of the request may do this. The first rule that applies:
 
     1. The bearer token is one of ``tokens``: everything is allowed.
-    2. There is a ``function``: its answer holds, and only ``True`` itself opens. (A decorator such as
-       ``login_required`` would answer with a redirect, which counts as true elsewhere.)
+    2. There is a ``function``: it decides, and only ``True`` itself allows. (A decorator such as
+       ``login_required`` would return a redirect, which is truthy.)
     3. A wrong token was sent: denied.
     4. Local debugging, see :func:`is_local` and :func:`is_sent_by_another_site`: everything is allowed.
 
@@ -71,7 +73,7 @@ def judge(
     :param tokens: the digests of ``DELAYQ_ADMIN_TOKEN``.
     :param function: registered by ``@delayq.admin_access``.
     :param debug: whether the app is in debug mode.
-    :param pause: seconds for which tokens from there are not looked at.
+    :param pause: seconds for which tokens from this address are not checked.
     """
     given = bearer_token(request) if tokens else None
     if given is not None and not pause and is_one_of(given, tokens):
@@ -80,7 +82,7 @@ def judge(
         answer: object = function(action)
         if type(answer) is not bool and not _was_told(function):
             _log.warning(
-                "the admin_access function answered with a %s instead of True or False, so no",
+                "the admin_access function returned a %s instead of True or False; access is denied",
                 type(answer).__name__,
             )
         if answer is True:
@@ -107,15 +109,15 @@ def bearer_token(request: Request) -> bytes | None:
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer":
         return None
-    # WSGI passes bytes as latin-1 text, whatever they are.
+    # WSGI passes all bytes as latin-1 text.
     return bytes(token.strip().encode("latin-1", "replace"))
 
 
 def is_one_of(given: bytes, digests: Collection[bytes]) -> bool:
-    """Whether these bytes are one of the tokens; takes as long for a near miss as for a far one."""
+    """Whether these bytes are one of the tokens, in constant time."""
     digest = hashlib.sha256(given).digest()
     right = False
-    for known in digests:  # all of them, whichever it is
+    for known in digests:  # always all of them: constant time
         right |= hmac.compare_digest(digest, known)
     return right
 
@@ -123,11 +125,11 @@ def is_one_of(given: bytes, digests: Collection[bytes]) -> bool:
 def is_local(request: Request) -> bool:
     """Whether the request comes from this machine, to the development server, and through no proxy.
 
-    A proxy on the same host makes every client a loopback one, and a page that rebinds its name in DNS
-    makes the visitor's browser one: so forwarding headers, HTTP/1.0 (what nginx speaks to an app unless
-    told otherwise) and foreign host names count as not local. Other servers may take forwarding headers
-    away, so only werkzeug's own counts, which no proxy stands before by habit. Used in debug mode only;
-    what forwards bytes as they are leaves no trace.
+    Behind a proxy on the same host every client has a loopback address; so has a visitor's browser after
+    DNS rebinding. So forwarding headers, HTTP/1.0 (nginx's default towards an app) and foreign host
+    names count as not local. Other servers may remove forwarding headers, so only werkzeug's own
+    counts, which usually has no proxy. Used in debug mode only; a tunnel that forwards bytes cannot
+    be detected.
     """
     if "werkzeug.socket" not in request.environ or request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
         return False
@@ -140,11 +142,11 @@ def is_local(request: Request) -> bool:
 
 
 def is_sent_by_another_site(request: Request) -> bool:
-    """Whether a browser says that a page of another origin made this request, for itself.
+    """Whether the browser says that a script or form of another origin made this request.
 
-    Being on this machine is a proof that every page in its browser has too. With CORS headers, which an
-    app may add to all of its answers, such a page could also read what it gets. A link that a person
-    follows is no such request: what it opens is seen by the person alone.
+    Every page in a browser on this machine sends from a loopback address. With CORS headers, which an
+    app may add to all responses, such a page could also read the response. A link that a person
+    follows is allowed: only the person sees the response.
     """
     origin = request.headers.get("Origin")
     if origin is not None and origin.lower() != own_origin(request):
@@ -157,7 +159,7 @@ def is_sent_by_another_site(request: Request) -> bool:
 
 
 def is_loopback(address: str | None) -> bool:
-    """Whether a peer's address is a loopback one; a Unix socket has none and is not."""
+    """Whether a peer's address is a loopback address; a Unix socket has no address: False."""
     try:
         found = ip_address(address or "")
     except ValueError:
@@ -168,16 +170,16 @@ def is_loopback(address: str | None) -> bool:
 
 
 def is_same_origin(request: Request) -> bool:
-    """Whether a browser says that the request was made by a page of this very origin."""
+    """Whether the browser says that a page of this same origin made the request."""
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site == "same-origin"
-    # Browsers leave that header out on plain http; all of them send Origin with a POST.
+    # Browsers omit Sec-Fetch-Site on plain http; all of them send Origin with a POST.
     origin = request.headers.get("Origin")
     return origin is not None and origin.lower() == own_origin(request)
 
 
 def own_origin(request: Request) -> str:
     """The origin of this app, as a browser writes it in ``Origin``."""
-    # Not `host_url`, in which an international name stands in its own letters.
+    # Not `host_url`, which has international names in Unicode.
     return f"{request.scheme}://{request.host}".lower()

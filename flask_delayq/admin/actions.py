@@ -1,5 +1,5 @@
-"""What people do to jobs, queues and schedules from the pages; every action leaves a log line.
-Knows the verbs of the extension; who may call them is decided before."""
+"""Actions on jobs, queues and schedules from the pages; every action is logged.
+Knows the verbs of the extension; the guard has already checked the permission."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 PURGE_STEP = 1000
 PURGE_MOST = 20_000
-"""Jobs that one request purges at most; it says whether there are more."""
+"""Maximum number of jobs that one request purges; the response says whether there are more."""
 
 
 def cancel_job(job_id: str) -> Response:
@@ -37,7 +37,7 @@ def cancel_job(job_id: str) -> Response:
 
 
 def retry_job(job_id: str) -> Response:
-    """Let a failed or cancelled job run again."""
+    """Run a failed or cancelled job again."""
     job = current_state().client.get(job_id)
     with _noted(job_id):
         job.retry()
@@ -81,9 +81,9 @@ def purge_queue(name: str) -> Response:
 
 
 def _refuse_unknown_queue(name: str) -> None:
-    """404 for a queue that nobody uses: it is a slip, and would be stored; ``?force=1`` takes it."""
+    """404 for a queue that nobody uses: it is probably misspelt; ``?force=1`` overrides this."""
     if request.args.get("force") != "1" and (doubt := no_such_queue(current_state(), name)):
-        abort(404, f"{doubt} (?force=1 takes it all the same)")
+        abort(404, f"{doubt} (?force=1 does it nevertheless)")
 
 
 def _now_queue(name: str, **facts: int) -> Response:
@@ -92,14 +92,14 @@ def _now_queue(name: str, **facts: int) -> Response:
 
 
 def pause_schedule(name: str) -> Response:
-    """Let a schedule enqueue nothing for a while."""
+    """Pause a schedule: it enqueues nothing."""
     with _noted(name):
         current_state().schedules.pause(name)
     return _now_schedule(name)
 
 
 def resume_schedule(name: str) -> Response:
-    """Let it go on with its next occurrence."""
+    """Resume a schedule with its next occurrence."""
     with _noted(name):
         current_state().schedules.resume(name)
     return _now_schedule(name)
@@ -119,8 +119,8 @@ def _now_schedule(name: str) -> Response:
 
 @contextmanager
 def _noted(name: str) -> Iterator[list[str]]:
-    """Who did what, as soon as it is done: names were checked, so the line cannot be forged. A store in
-    trouble may have done it, or a part of it, so that leaves a line as well.
+    """Log who did what, as soon as it is done. The names were checked, so they cannot forge a log line.
+    A failing store may have done a part of it, so a failure is logged as well.
 
     :returns: details for the line.
     """

@@ -31,11 +31,11 @@ ROUTES: tuple[tuple[str, str, str, Any], ...] = (
     ("POST", "/schedules/<name>/remove", "act", actions.remove_schedule),
     ("GET", "/processes", "read", pages.processes),
     ("GET", "/metrics", "read", metrics.metrics),
-    ("GET", "/threads", "act", threads.threads),  # stacks tell more than data does
+    ("GET", "/threads", "act", threads.threads),  # stacks reveal more than the data
     ("GET", "/produce", "produce", produce.offer),
     ("POST", "/produce", "produce", produce.take),
 )
-"""Method, path, permission, view. ``/health`` is apart: it has a word for everybody."""
+"""Method, path, permission, view. ``/health`` is separate: it answers everybody."""
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
@@ -43,7 +43,7 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 def admin_blueprint(*, any_host: bool = False) -> Blueprint:
     """A new blueprint with all pages, for one app.
 
-    :param any_host: the app tells its hosts apart (``host_matching``): the pages are on all of them.
+    :param any_host: the app uses ``host_matching``: the pages are on all its hosts.
     """
     blueprint = Blueprint("delayq", __name__)
     rule = blueprint.add_url_rule
@@ -55,7 +55,7 @@ def admin_blueprint(*, any_host: bool = False) -> Blueprint:
         rule(path, view_func=view, methods=[method], strict_slashes=False, **more)
     rule("/health", view_func=pages.health, methods=["GET"], **more)
     rule("/static/<path:filename>", view_func=pages.static, methods=["GET"], **more)
-    # Also what is not there is behind the guard, and gets the same headers.
+    # Unknown paths are behind the guard, too, and get the same headers.
     for path, methods in (("/<path:rest>", _METHODS), ("/", _METHODS[1:])):
         rule(path, "nothing", nothing, methods=methods, strict_slashes=False, **more)
     blueprint.before_request(guard)
@@ -73,7 +73,7 @@ def _forget_host(endpoint: str | None, values: dict[str, Any] | None) -> None:
 
 
 def _keep_host(endpoint: str, values: dict[str, Any]) -> None:
-    """Links lead to the host that was asked."""
+    """Make links point to the host of the request."""
     values.setdefault(_HOST, request.host)
 
 
@@ -81,11 +81,11 @@ NEEDS = {f"delayq.{view.__name__}": action for _, _, action, view in ROUTES}
 
 
 def guard() -> Any:
-    """Let a request go on, or answer it: closed unless something opens it."""
+    """Let a request pass, or refuse it: access is denied unless a rule allows it."""
     if request.endpoint == "delayq.health":
-        return None  # it decides how much it says
+        return None  # this view decides itself how much it shows
     if request.endpoint == "delayq.static" and any(map(may, ("act", "produce"))):
-        return None  # the style of a page that they may see
+        return None  # the style of a page that is allowed
     try:
         access = access_for(NEEDS.get(request.endpoint or "", "read"))
     except HTTPException as error:
@@ -105,7 +105,7 @@ def guard() -> Any:
 
 
 def nothing(rest: str = "") -> Response:
-    """Says that there is no such page, or that the page knows another method."""
+    """Answer 404 for an unknown page, or 405 for a wrong method."""
     adapter = current_app.create_url_adapter(request)
     assert adapter is not None
     known = []

@@ -1,5 +1,5 @@
-"""What the pages answer when something goes wrong: errors of Flask, of this package, of an access
-function. Knows errors and their status; knows no page and no store."""
+"""Error responses of the pages: for errors of Flask, of this package and of an access function.
+Knows errors and their status; knows no page and no store."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CSRF_HINT = (
-    " These pages have a protection of their own: exempt them after init_app,"
+    " These pages have their own CSRF protection: exempt them after init_app,"
     ' csrf.exempt(app.blueprints["delayq"]).'
 )
 
 RETRY_AFTER = "5"
-"""Seconds after which a client may try again what the store could not take."""
+"""Seconds after which a client may try again if the store is unavailable."""
 
 CODES = (400, 404, 405, 411, 413, 415, 500)
-"""What the pages themselves raise. Flask asks a handler of the app for one code before one of ours for
-all codes. 401 and 403 are left to the app, whose login may be behind them."""
+"""What the pages themselves raise. Flask prefers the app's handler for one code to ours for all codes.
+401 and 403 are left to the app, which may show its login."""
 
 _STATUS: tuple[tuple[type[DelayQError], int], ...] = (
     (NotOpenError, 403),
@@ -78,7 +78,7 @@ _OF_THE_STORE = (
 
 
 def register(blueprint: Blueprint) -> None:
-    """Have the errors in requests to a blueprint answered here."""
+    """Register the error handlers of a blueprint."""
     for code in CODES:
         blueprint.register_error_handler(code, on_http_error)
     blueprint.register_error_handler(HTTPException, on_http_error)
@@ -86,16 +86,14 @@ def register(blueprint: Blueprint) -> None:
 
 
 def on_http_error(error: HTTPException) -> BaseResponse:
-    """The answer to an error that Flask or a view named by its status."""
+    """The response to an HTTP error of Flask or of a view."""
     if error.response is not None:
         return cast("BaseResponse", error.response)
     status = error.code or 500
     message = error.description or error.name
     if status >= 500:
-        return text_reply(message, status)  # a page could fail of the same
-    if (
-        type(error).__name__ == "CSRFError"
-    ):  # Flask-WTF, which asks for its own token before we are asked
+        return text_reply(message, status)  # an HTML page could fail with the same error
+    if type(error).__name__ == "CSRFError":  # Flask-WTF checks its own token before our guard runs
         message += CSRF_HINT
     return _with_headers_of(error, error_reply(error.name.replace(" ", ""), message, status))
 
@@ -125,13 +123,13 @@ def answer_of_the_app(error: HTTPException) -> Any:
 
 
 def on_our_error(error: DelayQError) -> Response:
-    """The answer to an error of this package."""
+    """The response to an error of this package."""
     status = status_of(error)
     if status == 500:
-        # Configuration and set-up: the log is the place for what it says.
+        # Configuration and setup: the message belongs in the log.
         _log.error("a page of /delayq failed: %s", error)
-        # And a page could fail of the same.
-        return text_reply("This app's DelayQ is not set up rightly; see its log.", 500)
+        # And an HTML page could fail with the same error.
+        return text_reply("The DelayQ of this app is not configured correctly; see its log.", 500)
     facts = {"job_ids": list(error.job_ids)} if isinstance(error, EnqueueUncertainError) else {}
     response = error_reply(type(error).__name__, message_of(error), status, **facts)
     if status in (429, 503):
@@ -140,12 +138,12 @@ def on_our_error(error: DelayQError) -> Response:
 
 
 def message_of(error: DelayQError) -> str:
-    """What an error says to this client: where the store lies is for those alone who may read."""
+    """The error message for this client: only people with ``read`` see the path of the store."""
     if isinstance(error, _OF_THE_STORE) and not may("read"):
-        return "The store of this app cannot do that now; its log says why."
+        return "The store of this app is unavailable now; see its log."
     return str(error)
 
 
 def status_of(error: DelayQError) -> int:
-    """The HTTP status that says the same as an error; 500 for those that say nothing to a client."""
+    """The HTTP status of an error; 500 if it is not for clients."""
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)

@@ -1,5 +1,5 @@
 """``/delayq/metrics``: what the pages show as numbers, in the text format that Prometheus reads.
-Knows names and numbers; asks the store what the overview asks it."""
+Knows names and numbers; makes the same queries as the overview."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def metrics() -> Response:
 
 
 def gauges(state: AppState) -> Iterator[Gauge]:
-    """What there is to tell of an app and its store."""
+    """The gauges of an app and its store."""
     health = presenting.health(state, probe=False)
     counts: dict[str, int] = {}
     queues: list[presenting.View] = []
@@ -46,7 +46,7 @@ def gauges(state: AppState) -> Iterator[Gauge]:
         queues = presenting.queues(state)
         processes = [one for one in presenting.processes(state) if one["alive"]]
     except BackendError:
-        answered = False  # the log says why, and the health page
+        answered = False  # the log and the health page say why
     ok = answered and health["status"] == "ok"
     yield Gauge("healthy", "1 if jobs can be stored and run.", [({}, float(ok))])
     yield Gauge("jobs", "Jobs by state.", [({"state": state}, counts[state]) for state in counts])
@@ -78,7 +78,7 @@ def _of_queues(queues: Iterable[presenting.View]) -> Iterator[Gauge]:
     )
     yield Gauge(
         "queue_oldest_ready_seconds",
-        "For how long the oldest ready job of a queue has been due; 0 without one.",
+        "How long the oldest ready job of a queue has been due; 0 without a ready job.",
         [({"queue": queue["name"]}, queue["lateness"] or 0.0) for queue in queues],
     )
     yield Gauge(
@@ -89,7 +89,7 @@ def _of_queues(queues: Iterable[presenting.View]) -> Iterator[Gauge]:
 
 
 def _of_processes(processes: Iterable[presenting.View]) -> Iterator[Gauge]:
-    """Of all processes that run jobs, by their latest sign of life."""
+    """The gauges of all processes that run jobs, as of their last sign of life."""
     named = [(_label(one["owner"], one["host"], one["pid"]), one) for one in processes]
     for name, key, text in (
         ("workers", "workers", "Worker threads of a process."),
@@ -98,7 +98,7 @@ def _of_processes(processes: Iterable[presenting.View]) -> Iterator[Gauge]:
         yield Gauge(name, text, [(label, one[key]) for label, one in named if one[key] is not None])
     yield Gauge(
         "lateness_seconds",
-        "How long after its due moment a job of a process begins, of its latest jobs.",
+        "How many seconds after their due time the latest jobs of a process began.",
         [
             ({**label, "quantile": quantile}, one[key])
             for label, one in named
@@ -122,7 +122,7 @@ def _of_this_process(state: AppState) -> Iterator[Gauge]:
 
 
 def _label(owner: str, host: str, pid: int) -> dict[str, str]:
-    # The owner too: a process may run the jobs of two apps, and pids repeat from container to container.
+    # With the owner: a process may run the jobs of two apps, and containers may have the same pids.
     return {"host": host, "pid": str(pid), "owner": owner}
 
 

@@ -1,5 +1,5 @@
-"""The pages that only show: overview, jobs, queues, schedules, processes, health.
-Knows how to ask the store; changes nothing."""
+"""The read-only pages: overview, jobs, queues, schedules, processes, health.
+Knows how to query the store; changes nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def jobs() -> Response:
     query = job_query()
     client = current_state().client
     now = client.now()
-    # One more than wanted tells whether there is another page.
+    # One more than needed, to know whether there is another page.
     records = client.inspect.list(structs.replace(query, limit=query.limit + 1), now=now)
     rows = [presenting.job_row(record, now) for record in records[: query.limit]]
     further = None
@@ -71,7 +71,7 @@ def job(job_id: str) -> Response:
 
 
 def queues() -> Response:
-    """Queues and what waits in them."""
+    """Queues and their jobs."""
     return reply("queues", {"queues": presenting.queues(current_state())})
 
 
@@ -86,9 +86,9 @@ def processes() -> Response:
 
 
 def health() -> Response:
-    """One word for strangers, everything for people with access; 503 unless all is well.
+    """Everything for people with ``read``, one word for others; 503 if unhealthy.
 
-    A queue that no process serves is a note only: it is no reason to take this process out of service.
+    A queue that no process serves is only a note: this process should stay in service.
     """
     try:
         # Without a probe: strangers, and there may be many of them, must not make the store or wait.

@@ -1,4 +1,4 @@
-"""What clients send: query parameters and bodies, checked and bounded before anybody looks at them.
+"""Query parameters and bodies of clients, checked and limited before they are used.
 Knows requests; knows no page and no store."""
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ PAGE = 50
 LARGEST_PAGE = 200
 
 BODY_EXTRA = 16 * 1024
-"""Bytes that a request may take beyond the arguments in it."""
+"""Bytes that a request may have in addition to the arguments."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 
 
 def job_query() -> JobQuery:
     """The query in this request's parameters: ``state`` (repeatable), ``queue``, ``task``, ``before``,
-    ``limit`` (clamped to 1..200). Answers 400 for what cannot be one."""
+    ``limit`` (clamped to 1..200). Responds with 400 to a bad value."""
     states = [text for text in request.args.getlist("state") if text]
     try:
         wanted = tuple(dict.fromkeys(JobState(text) for text in states))
@@ -51,7 +51,7 @@ def _name(parameter: str) -> str | None:
 
 
 def _single(parameter: str) -> str | None:
-    """The one value of a parameter; ``None`` where it is missing or empty."""
+    """The only value of a parameter; ``None`` if it is missing or empty."""
     values = request.args.getlist(parameter)
     if len(values) > 1:
         abort(400, f"{parameter} is given {len(values)} times")
@@ -59,7 +59,7 @@ def _single(parameter: str) -> str | None:
 
 
 def json_body(limit: int) -> bytes:
-    """The body, at most ``limit`` bytes of it, also where its length was not announced."""
+    """The body, at most ``limit`` bytes, also without a Content-Length."""
     length = request.content_length
     if length is not None:
         _check_size(length, limit)

@@ -1,5 +1,5 @@
 """``/delayq/produce``: enqueues a registered task, from a form or from JSON.
-Knows tasks that allow it; imports nothing by name and runs nothing."""
+Knows the tasks that allow it; imports nothing by name and runs nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 _LEVELS = tuple(level.name.lower() for level in Priority)
 
 ARGUMENT = "argument."
-"""Begins the name of each form field that is an argument."""
+"""The prefix of form fields that are arguments."""
 
 
 def offer() -> Response:
@@ -54,7 +54,7 @@ def offer() -> Response:
 
 
 def _stored() -> str | None:
-    """The job that the page says was stored, for people who may not see the page of the job."""
+    """The id of the stored job, shown to people who may not see the job's page."""
     try:
         return check_name("stored", request.args.get("stored"))
     except InvalidNameError:
@@ -68,7 +68,7 @@ def take() -> BaseResponse:
         return _take_json(json_body(limit))
     if request.mimetype == "application/x-www-form-urlencoded":
         return _take_form(form_body(limit))
-    abort(415, "send application/json, or the form")
+    abort(415, "the body must be application/json or a form")
 
 
 def _take_json(body: bytes) -> BaseResponse:
@@ -160,7 +160,7 @@ def _allowed_tasks() -> list[Task[..., Any]]:
 def _allowed_task(name: str) -> Task[..., Any]:
     task = current_state().registry.find(name)
     if task is None or not _is_allowed(task):
-        # One answer for both: what else is registered is nobody's business.
+        # The same response for both, so that it does not reveal registered tasks.
         hint = like_task(name, [one.name for one in _allowed_tasks()])
         abort(404, f"no task named {shown(name)} may be produced here{hint}")
     return task

@@ -1,4 +1,4 @@
-"""Answers of the pages: JSON or HTML by what the client accepts, with safe headers.
+"""Responses of the pages: JSON or HTML by what the client accepts, with safe headers.
 Knows requests; knows no page, no error of this package and no store."""
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Vary": "Accept, Authorization, Cookie",
 }
-"""On every answer, errors and redirects included, whatever the app adds to its own."""
+"""Set on every response, also errors and redirects; they replace those of the app."""
 
 _SHARING = "access-control-"
-"""Begins the headers by which an app lets pages of other origins read its answers; never these."""
+"""The prefix of CORS headers, which are removed from every response."""
 
 
 def wants_json() -> bool:
@@ -53,14 +53,14 @@ def wants_json() -> bool:
 
 
 def json_reply(data: Any, status: int = 200) -> Response:
-    """Data as JSON. Everything but ASCII is escaped: no charset can go wrong."""
+    """Data as JSON. Everything but ASCII is escaped, so the charset does not matter."""
     return Response(json.dumps(data) + "\n", status, mimetype="application/json")
 
 
 def reply(template: str, data: dict[str, Any], **for_the_page: Any) -> Response:
     """Data as JSON, or as the page of this template.
 
-    :param for_the_page: what only the page needs.
+    :param for_the_page: values that only the page needs.
     """
     if wants_json():
         return json_reply(data)
@@ -85,20 +85,20 @@ def page(template: str, context: dict[str, Any], status: int = 200) -> Response:
             since=lambda moment: now - seconds_of(moment),
         )
     )
-    # A thread or a file may bear a name that is no proper text.
+    # The name of a thread or a file may contain lone surrogates.
     return Response(text.encode("utf-8", "replace"), status, mimetype="text/html")
 
 
 @cache
 def _templates() -> Environment:
-    """The templates, in an environment of their own: an app may set up its own as it likes, without
-    escaping, with other delimiters."""
+    """A separate Jinja environment for our templates: the app's environment may have no escaping or
+    other delimiters."""
     folder = Path(__file__).with_name("templates")
     return Environment(loader=FileSystemLoader(folder), autoescape=True, finalize=_seen)
 
 
 def _seen(value: Any) -> Any:
-    """Foreign text as it is, without marks that reverse or hide parts of it."""
+    """Foreign text with the characters escaped that reverse or hide parts of it."""
     return visible(value, lines=True) if type(value) is str else value
 
 
@@ -108,22 +108,22 @@ def pretty(value: Any) -> str:
 
 
 def done(data: dict[str, Any], to: str) -> BaseResponse:
-    """The answer to something done: the data as JSON, or back to a page."""
+    """The response to an action: the data as JSON, or a redirect to a page."""
     return json_reply(data) if wants_json() else redirect(to, 303)
 
 
 def text_reply(text: str, status: int) -> Response:
-    """One line of text, for those who may not see a page; the same as JSON for programs."""
+    """One line of text for clients without access to a page; for programs the same as JSON."""
     if wants_json():
         return error_json(HTTPStatus(status).phrase.replace(" ", ""), text, status)
     return Response(text + "\n", status, mimetype="text/plain")
 
 
 def refused(access: Access, text: str) -> Response:
-    """The answer to a request that nothing opened; a wrong token counts."""
+    """The response to a denied request; counts a wrong token."""
     if access.pause:
         seconds = ceil(access.pause)
-        response = text_reply(f"Too many wrong tokens came from here; wait {seconds} s.", 429)
+        response = text_reply(f"Too many wrong tokens from this address; wait {seconds} s.", 429)
         response.headers["Retry-After"] = str(seconds)
         return response
     note_guess(access)
@@ -143,7 +143,7 @@ def error_reply(kind: str, message: str, status: int, **facts: Any) -> Response:
 
 
 def secure(response: BaseResponse) -> BaseResponse:
-    """Put the safe headers on an answer, for good: extensions set their own after this."""
+    """Set the safe headers on a response so that extensions cannot replace them later."""
     response.headers.update(HEADERS)
     response.__class__ = _secured(type(response))
     return response
@@ -153,7 +153,7 @@ _classes: dict[type[BaseResponse], type[BaseResponse]] = {}
 
 
 def _secured(kind: type[BaseResponse]) -> type[BaseResponse]:
-    """This response class, made to send the safe headers."""
+    """A subclass of this response class that sends the safe headers."""
     if kind in _classes:
         return _classes[kind]
 

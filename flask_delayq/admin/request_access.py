@@ -1,5 +1,5 @@
-"""Asks for each request who may do what, once; remembers wrong tokens and access functions that fail.
-Knows the app of the request; the decision itself is in ``access``."""
+"""Decides once per request and action whether it is allowed; counts wrong tokens and failing access
+functions. Knows the app of the request; the rules are in ``access``."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _log = logging.getLogger(__name__)
 
 
 def may(action: str) -> bool:
-    """Whether whoever sent the request may do that; asked once an action and request."""
+    """Whether the sender of the request may do that; decided once per action and request."""
     return decided(action).allowed
 
 
 def decided(action: str) -> Access:
-    """The decision about this request and action; a no where the access function raises. For what is
-    shown besides, and for ``/health``, which must not hang on that function."""
+    """The decision about this request and action; denied if the access function raises. For links on
+    pages, and for ``/health``, which must work without that function."""
     state = current_state()
-    _ = state.settings  # raises what is no fault of the access function
+    _ = state.settings  # raises first if the settings are bad, which is not the access function's fault
     try:
         return access_for(action)
-    except HTTPException:  # the access function may abort instead of answering
+    except HTTPException:  # the access function may abort instead of returning
         return DENIED
-    except Exception as error:  # foreign code, for example `current_user.is_admin` of a stranger
+    except Exception as error:  # foreign code, for example `current_user.is_admin` without a login
         _known()[state, action] = DENIED
         line = _door().broken
         line.happened()
@@ -79,7 +79,7 @@ def _known() -> dict[tuple[AppState, str], Access]:
 
 
 class _Door:
-    """What is remembered of requests to one app that were not let in."""
+    """Statistics of denied requests to one app."""
 
     def __init__(self) -> None:
         self.guesses = WrongTokens()

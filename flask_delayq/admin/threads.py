@@ -1,5 +1,5 @@
-"""``/delayq/threads``: every thread of the process that answered, what it runs and where it stands.
-Knows frames by file, line and function; never looks at what they hold."""
+"""``/delayq/threads``: every thread of the process that answers, its job and its stack.
+Knows frames by file, line and function; never reads their variables."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
     from ..running import RunningJob
 
 FRESH = 1.0
-"""Seconds for which a snapshot is shown again instead of a new one being taken."""
+"""Seconds for which a snapshot is cached."""
 
 DEPTH = 40
-"""Innermost calls shown of a stack."""
+"""Maximum number of calls shown of a stack, the innermost ones."""
 
 MOST = 300
-"""Threads shown."""
+"""Maximum number of threads shown."""
 
 _snapshots: WeakKeyDictionary[AppState, tuple[float, dict[str, Any]]] = WeakKeyDictionary()
 _taking = threading.Lock()
 
 
 def threads() -> Response:
-    """The threads of this process, and which other processes there are."""
+    """The threads of this process, and a list of the other processes."""
     return reply("threads", snapshot(current_state()))
 
 
 def snapshot(state: AppState) -> dict[str, Any]:
-    """All threads as plain data, not older than :data:`FRESH`."""
+    """All threads as plain data, at most :data:`FRESH` seconds old."""
     with _taking:
         now = state.clock.monotonic()
         taken = _snapshots.get(state)
@@ -141,7 +141,7 @@ def _is_deeper(frame: FrameType | None) -> bool:
 
 @lru_cache(maxsize=2048)
 def _shortened(path: str) -> str:
-    """A path without the folders that only say where this machine keeps its code."""
+    """A path without the folder of the installation."""
     for base in sorted(sys.path, key=len, reverse=True):
         if base and path.startswith(base.rstrip(os.sep) + os.sep):
             return path[len(base.rstrip(os.sep)) + 1 :]
@@ -152,4 +152,4 @@ def _others(state: AppState) -> list[dict[str, Any]]:
     try:
         return presenting.processes(state)
     except BackendError:
-        return []  # the threads of this process are worth a look all the more
+        return []  # the store failed, but the threads of this process are useful even more

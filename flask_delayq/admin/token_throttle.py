@@ -1,5 +1,5 @@
-"""Wrong tokens: slows down whoever sends many, and tells the log of all of them in one line a minute.
-Knows addresses and moments; never sees a token."""
+"""Rate limit for wrong tokens by address; logs their number once a minute.
+Knows addresses and times; never sees a token."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from ..texts import visible
 _log = logging.getLogger(__name__)
 
 BURST = 10
-"""Wrong tokens that may come from one address at once."""
+"""Wrong tokens that one address may send at once."""
 
 PAUSE = 6.0
-"""Seconds after which one more may come."""
+"""Seconds after which it may send one more."""
 
 ADDRESSES = 2000
-"""Addresses remembered; beyond it the one that was quiet for the longest is forgotten."""
+"""Maximum number of remembered addresses; the least recent one is forgotten first."""
 
 EVERY = 60.0
-"""Seconds between two lines of the log on one matter."""
+"""Seconds between two log lines about the same thing."""
 
 
 class Seldom:
-    """When to write a line about something that may happen very often."""
+    """Limits the log lines about something that may happen very often."""
 
     def __init__(self) -> None:
         self._count = 0
         self._told_at: float | None = None
 
     def happened(self) -> None:
-        """It has happened once more."""
+        """Count one more event."""
         self._count += 1
 
     def due(self, now: float) -> int:
-        """How often it happened since the last line, if a line is due now; else 0."""
+        """The number of events since the last line, if a line is due now; else 0."""
         if not self._count or (self._told_at is not None and now - self._told_at < EVERY):
             return 0
         count, self._count, self._told_at = self._count, 0, now
@@ -46,11 +46,11 @@ class Seldom:
 
 
 class WrongTokens:
-    """The wrong tokens that came to one app in this process.
+    """The wrong tokens sent to one app in this process.
 
-    Nobody is made to wait inside a request, which would let a few guesses hold all threads of a server:
-    beyond :data:`BURST` a token from the same address is not looked at, and is answered with 429, until
-    :data:`PAUSE` has gone by. Other addresses, among them the rightful owner's, do not notice.
+    No request waits, because then a few guesses could occupy all threads of a server. After
+    :data:`BURST` wrong tokens a token from the same address is not checked, and the response is 429,
+    until :data:`PAUSE` seconds have passed. Other addresses are not affected.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class WrongTokens:
         self._latest = ""
 
     def pause(self, who: str, now: float) -> float:
-        """Seconds until the next token from there is looked at; 0: at once.
+        """Seconds until the next token from this address is checked; 0: at once.
 
         :param now: monotonic seconds.
         """
@@ -70,7 +70,7 @@ class WrongTokens:
             return max(0.0, self._full_until.get(who, 0.0) - (BURST - 1) * PAUSE - now)
 
     def wrong(self, who: str, path: str, now: float) -> None:
-        """A wrong token came from there."""
+        """Count a wrong token from this address."""
         with self._lock:
             self._count(who, now)
             self._line.happened()
@@ -78,12 +78,12 @@ class WrongTokens:
             self._tell(now)
 
     def let_in(self, who: str, token: int, now: float) -> None:
-        """A wrong token came from there, and the access function let the request in.
+        """Count a wrong token in a request that the access function allowed.
 
-        It may be one of the app's own, which a client sends again and again: so the same one counts
-        once, and the log is not told.
+        It may be a token of the app, which a client sends with every request. So the same token counts
+        once, and nothing is logged.
 
-        :param token: tells it from others.
+        :param token: a hash of the token.
         """
         with self._lock:
             if self._let_in.get(who) != token:
@@ -91,7 +91,7 @@ class WrongTokens:
                 self._let_in[who] = token
 
     def _count(self, who: str, now: float) -> None:
-        # Moved to the end, so that the first one is the one that was quiet for the longest.
+        # Moved to the end, so that the first one is the least recent one.
         until = self._full_until.pop(who, 0.0)
         self._full_until[who] = max(until, now) + PAUSE
         if len(self._full_until) > ADDRESSES:
@@ -108,17 +108,16 @@ class WrongTokens:
 
 
 def peer_of(request: Request) -> str:
-    """The address that a request came from, for a line of the log: behind ``ProxyFix`` it is what a
-    header said."""
+    """The address of the sender, for a log line; behind ``ProxyFix`` it comes from a header."""
     return visible((request.remote_addr or "a socket")[:100])
 
 
 def whence(request: Request) -> str:
-    """Where a request comes from, as far as wrong tokens are counted by it; opens nothing.
+    """The address by which wrong tokens are counted. It is never used to allow access.
 
-    Behind a proxy that the app was not told about, every peer has the proxy's address. Then the address
-    that the proxy itself added last to ``X-Forwarded-For`` keeps people apart, so that one who guesses
-    does not shut out the others.
+    Behind a proxy without ``ProxyFix`` every peer has the proxy's address. Then clients are told
+    apart by the address that the proxy itself added last to ``X-Forwarded-For``, so that one who guesses
+    does not lock the others out.
     """
     peer = _network(request.remote_addr or "")
     if peer is not None and not peer.is_private:
@@ -129,15 +128,15 @@ def whence(request: Request) -> str:
 
 
 def _without_port(text: str) -> str:
-    """An address as some proxies write it: ``203.0.113.9:50122``, ``[2001:db8::1]:50122``."""
+    """Remove the port that some proxies write: ``203.0.113.9:50122``, ``[2001:db8::1]:50122``."""
     if text.startswith("["):
         return text[1:].partition("]")[0]
     return text.partition(":")[0] if text.count(":") == 1 else text
 
 
 def _network(text: str) -> IPv4Address | IPv6Address | None:
-    """An address as people are told apart by it: of IPv6 the first of its /64 network, which one person
-    has; an IPv4 address that a server for both writes as one of IPv6 is one of IPv4."""
+    """The address by which clients are told apart: for IPv6 the /64 network, which belongs to one
+    client; an IPv4-mapped IPv6 address counts as IPv4."""
     try:
         found = ip_address(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The group ``flask delayq`` itself: how errors leave it, and the option that all its commands share.
+"""The group ``flask delayq`` itself: how it prints errors, and the option that its commands share.
 Knows no single command."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class DelayQGroup(AppGroup):
             raise click.ClickException(safe(str(error))) from error
 
 
-delayq_commands = DelayQGroup("delayq", help="Jobs: look at them, run them, steer them.")
+delayq_commands = DelayQGroup("delayq", help="Inspect, run and control jobs.")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 """For every command that prints data: the name of its parameter is ``as_json``."""

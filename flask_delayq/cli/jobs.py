@@ -19,13 +19,13 @@ from ..task import Task
 from .group import delayq_commands, json_option
 from .output import common_prefix, relative, safe, say, say_json, say_table
 
-_wide = click.option("--wide", is_flag=True, help="Whole ids and names, however long the lines.")
+_wide = click.option("--wide", is_flag=True, help="Show whole ids and names.")
 
 SHORT = 18
-"""Digits of an id that name its millisecond and its turn in that: enough to tell jobs apart."""
+"""Digits of an id for its millisecond and its counter: enough to tell jobs apart."""
 
 NEWEST = 10_000
-"""Jobs among which the beginning of an id is looked for."""
+"""Maximum number of jobs that are searched for the beginning of an id."""
 
 
 @delayq_commands.command("tasks")
@@ -75,8 +75,8 @@ def _describe(task: Task[..., Any], redact: tuple[str, ...]) -> dict[str, Any]:
 
 @delayq_commands.command("jobs")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in JobState]))
-@click.option("--queue", help="Only of this queue.")
-@click.option("--task", help="Only of this task.")
+@click.option("--queue", help="Only jobs of this queue.")
+@click.option("--task", help="Only jobs of this task.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
 @_wide
 @json_option
@@ -88,7 +88,7 @@ def jobs(
     wide: bool,
     as_json: bool,
 ) -> None:
-    """Jobs, newest first. Where an id is asked for, its beginning does."""
+    """Jobs, newest first. Commands accept the beginning of an id."""
     state = current_state()
     client = state.client
     now = client.now()
@@ -116,7 +116,7 @@ def jobs(
 
 
 def _short(job_id: str, rows: list[dict[str, Any]]) -> str:
-    """The beginning of an id that the client made, if no other one in the list begins so."""
+    """The beginning of a generated id, if no other id in the list has the same beginning."""
     begin = job_id[:SHORT]
     if not has_moment(job_id) or sum(row["id"].startswith(begin) for row in rows) > 1:
         return job_id
@@ -124,7 +124,7 @@ def _short(job_id: str, rows: list[dict[str, Any]]) -> str:
 
 
 def _job(state: AppState, given: str) -> Job[Any]:
-    """The job of this id, or the only one of the newest whose id begins so.
+    """The job of this id, or the only one of the newest jobs whose id begins with it.
 
     :raises JobNotFoundError: there is none.
     """
@@ -164,13 +164,15 @@ def show(job_id: str, as_json: bool) -> None:
 
 @delayq_commands.command("enqueue")
 @click.argument("task")
-@click.option("--args", "args", default="[]", metavar="JSON", help="By position: a JSON array.")
-@click.option("--kwargs", "kwargs", default="{}", metavar="JSON", help="By name: a JSON object.")
-@click.option("--delay", type=float, metavar="SECONDS", help="Due so many seconds from now.")
-@click.option("--at", "at", metavar="ISO", help="Due at this moment, with its time zone.")
-@click.option("--queue", help="Instead of the task's own.")
+@click.option("--args", "args", default="[]", metavar="JSON", help="Positional arguments: a JSON array.")
+@click.option(
+    "--kwargs", "kwargs", default="{}", metavar="JSON", help="Keyword arguments: a JSON object."
+)
+@click.option("--delay", type=float, metavar="SECONDS", help="Due after this many seconds.")
+@click.option("--at", "at", metavar="ISO", help="Due at this time, with a time zone.")
+@click.option("--queue", help="A queue instead of the task's own.")
 @click.option("--priority", type=click.Choice([level.name.lower() for level in Priority]))
-@click.option("--id", "job_id", metavar="ID", help="The job's id; the same one is stored once.")
+@click.option("--id", "job_id", metavar="ID", help="The job's id; the same id stores one job.")
 @json_option
 def enqueue(
     task: str,
@@ -185,7 +187,7 @@ def enqueue(
 ) -> None:
     """Enqueue a job of a registered task, and print its id.
 
-    A job of that id which exists already is left as it is, and said on stderr.
+    If a job with this id exists already, nothing is stored, and stderr says so.
     """
     state = current_state()
     call = JsonCall(
@@ -232,14 +234,16 @@ def cancel(job_id: str, as_json: bool) -> None:
     elif cancelled:
         say(f"{job.id} ({job.task}) is cancelled: it was {before} and will not run")
     else:
-        say(f"{job.id} ({job.task}) runs; it was asked to stop, and ends when its task looks")
+        say(
+            f"{job.id} ({job.task}) is running; it was asked to stop, and ends when its task checks that"
+        )
 
 
 @delayq_commands.command("retry")
 @click.argument("job_id")
 @json_option
 def retry(job_id: str, as_json: bool) -> None:
-    """Let a failed or cancelled job run again, now."""
+    """Run a failed or cancelled job again, now."""
     state = current_state()
     job = _job(state, job_id)
     before = job.state

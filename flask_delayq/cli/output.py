@@ -1,4 +1,4 @@
-"""What a terminal gets: safe texts, tables, exact JSON.
+"""Output on a terminal: escaped text, tables, exact JSON.
 Knows no job and no store."""
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from ..texts import visible
 
 
 def safe(text: object, *, lines: bool = False) -> str:
-    """A text that cannot steer the terminal: control and format characters (escape sequences, bidi
-    marks) become visible escapes, and so do lone surrogates.
+    """A text that cannot control the terminal: control and format characters (escape sequences, bidi
+    marks) and lone surrogates are escaped.
 
-    :param lines: leave line breaks as they are.
+    :param lines: keep line breaks.
     """
     return visible(str(text), lines=lines)
 
 
 def say(text: str = "") -> None:
-    """One line on stdout, made safe."""
+    """Print one escaped line on stdout."""
     click.echo(safe(text))
 
 
 def say_json(data: Any) -> None:
-    """Data as JSON, exact: everything but printable ASCII is escaped as JSON does it."""
+    """Print data as exact JSON: everything but printable ASCII is escaped by JSON's rules."""
     click.echo(json.dumps(data, indent=2))
 
 
 WIDTH = 80
-"""Columns that a table should fit in."""
+"""The maximum width of a table in columns."""
 
 NARROWEST = 12
-"""Columns that a shortened cell keeps at least."""
+"""The minimum width of a shortened cell in columns."""
 
 _COLOURS = {
     **dict.fromkeys(("failed", "failing", "dead"), "red"),
@@ -47,11 +47,11 @@ _COLOURS = {
     **dict.fromkeys(("completed", "ok"), "green"),
     "running": "cyan",
 }
-"""The words of a state, and how they look on a terminal."""
+"""The colours of states on a terminal."""
 
 
 def painted(text: str, word: str) -> str:
-    """The text in the colour of that word, on a terminal only; ``NO_COLOR`` says never."""
+    """The text in the colour of that word, only on a terminal and without ``NO_COLOR``."""
     colour = _COLOURS.get(word)
     return click.style(text, fg=colour) if colour and _takes_colours() else text
 
@@ -65,7 +65,7 @@ def _on_terminal() -> bool:
 
 
 def common_prefix(names: Sequence[str]) -> str:
-    """What all dotted names begin with, up to a dot; ``""`` for a single name or none."""
+    """The common prefix of all dotted names, up to a dot; ``""`` for fewer than two names."""
     prefix = ""
     if len(set(names)) > 1:
         for words in zip(*(name.split(".")[:-1] for name in names), strict=False):
@@ -80,7 +80,7 @@ def say_table(
 ) -> None:
     """Rows under a head, each column as wide as its widest cell; ``empty`` where there are no rows.
 
-    :param cut: the column whose cells are shortened where lines would be longer than :data:`WIDTH`.
+    :param cut: the column whose cells are shortened if lines would be longer than :data:`WIDTH`.
     """
     if not rows:
         say(empty)
@@ -101,7 +101,7 @@ def say_table(
 
 
 def relative(moment: str | None, clock: Clock) -> str | None:
-    """A moment as ``"5 s ago"`` or ``"in 2 h"``."""
+    """A time as ``"5 s ago"`` or ``"in 2 h"``."""
     if moment is None:
         return None
     age = clock.now() - seconds_of(moment)

@@ -14,13 +14,13 @@ from .group import delayq_commands, json_option
 from .output import relative, say, say_json, say_table
 
 PRUNE_STEP = 500
-"""Jobs deleted in one step, so that nobody waits long for the store."""
+"""Jobs deleted in one transaction, so that other writers do not wait long."""
 
 
 NOT_STORED = "at the next start"
-"""When a schedule of the code begins that no process has stored yet."""
+"""When a declared schedule begins that no process has stored yet."""
 
-_force = click.option("--force", is_flag=True, help="Also a queue that nobody uses yet.")
+_force = click.option("--force", is_flag=True, help="Allow a queue that nobody uses yet.")
 
 
 @delayq_commands.command("pause")
@@ -28,7 +28,7 @@ _force = click.option("--force", is_flag=True, help="Also a queue that nobody us
 @_force
 @json_option
 def pause(queue: str, force: bool, as_json: bool) -> None:
-    """Begin no more jobs of a queue, in any process; running ones go on."""
+    """Begin no more jobs of a queue, in any process; running jobs go on."""
     _refuse_unknown(queue, force)
     current_state().client.pause(queue)
     _say_queue(queue, "paused", as_json)
@@ -46,11 +46,11 @@ def resume(queue: str, force: bool, as_json: bool) -> None:
 
 
 def _refuse_unknown(queue: str, force: bool) -> None:
-    """Refuse the name of a queue that nobody uses: it is a slip, and would be stored."""
+    """Refuse the name of a queue that nobody uses: it is probably misspelt."""
     check_name("queue", queue)
     doubt = "" if force else no_such_queue(current_state(), queue)
     if doubt:
-        raise click.ClickException(f"{doubt} (--force takes it all the same)")
+        raise click.ClickException(f"{doubt} (--force does it nevertheless)")
 
 
 def _say_queue(queue: str, done: str, as_json: bool) -> None:
@@ -66,7 +66,7 @@ def _say_queue(queue: str, done: str, as_json: bool) -> None:
     "--older-than",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Finished longer ago than this, failed ones too. By default what the settings say.",
+    help="Delete jobs that finished longer ago, also failed ones. Default: the retention settings.",
 )
 @json_option
 def prune(older_than: float | None, as_json: bool) -> None:
@@ -94,12 +94,12 @@ def prune(older_than: float | None, as_json: bool) -> None:
 
 
 @delayq_commands.group("schedules", invoke_without_command=True)
-@click.option("--wide", is_flag=True, help="With task and queue also where they are the usual ones.")
+@click.option("--wide", is_flag=True, help="Always show task and queue.")
 @json_option
 @click.pass_context
 @with_appcontext
 def schedules(ctx: click.Context, wide: bool, as_json: bool) -> None:
-    """List the schedules, also those that only the code has yet, or change one."""
+    """List the schedules, also declared ones that are not stored yet, or change one."""
     if ctx.invoked_subcommand is not None:
         return
     state = current_state()
@@ -131,7 +131,7 @@ def schedules(ctx: click.Context, wide: bool, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def pause_schedule(name: str, as_json: bool) -> None:
-    """Let a schedule enqueue nothing until it is resumed."""
+    """Pause a schedule: it enqueues nothing until it is resumed."""
     current_state().schedules.pause(name)
     _say_schedule(name, "paused", as_json)
 
@@ -149,7 +149,7 @@ def resume_schedule(name: str, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def remove_schedule(name: str, as_json: bool) -> None:
-    """Delete it; one declared in code returns at the next start."""
+    """Delete a schedule; one declared in code returns at the next start."""
     current_state().schedules.remove(name)
     _say_schedule(name, "removed", as_json)
 

@@ -1,4 +1,4 @@
-"""``flask delayq status``, ``threads`` and ``check``: how things stand, from any terminal.
+"""``flask delayq status``, ``threads`` and ``check``: the current state, from any terminal.
 Knows the store and the process records in it; changes nothing."""
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from .output import painted, relative, say, say_json, say_table
 from .unimported import unimported
 
 WATCH_EVERY = 2.0
-"""Seconds between two looks of ``--watch``."""
+"""Seconds between two outputs of ``--watch``."""
 
 
 @delayq_commands.command("status")
 @json_option
-@click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Repeat every two seconds, until Ctrl-C.")
 @click.pass_context
 def status(ctx: click.Context, as_json: bool, watch: bool) -> None:
     """Queues, jobs, processes and schedules at a glance.
 
-    Sees the serving processes from any terminal. Exit code 0 when all is well, 1 when not:
-    the store is in trouble, or jobs are due for a minute in a queue that no process serves.
+    Shows the serving processes from any terminal. Exit code 1 if the store is unhealthy, or if jobs have
+    been due for a minute in a queue that no process serves; else 0.
     """
     state = current_state()
     found = presenting.status(state)
@@ -51,7 +51,7 @@ def status(ctx: click.Context, as_json: bool, watch: bool) -> None:
             found = presenting.status(state)
         _say(state, found, as_json)
     except KeyboardInterrupt:
-        pass  # the way a watch ends
+        pass  # this is how --watch ends
     ctx.exit(0 if found["healthy"] else 1)
 
 
@@ -81,7 +81,7 @@ def _say_status(state: AppState, found: View) -> None:
             )
             for queue in found["queues"]
         ],
-        "no queue has had a job yet",
+        "no job has been enqueued yet",
     )
     say()
     _say_processes(state, found["processes"])
@@ -153,7 +153,7 @@ def threads(as_json: bool) -> None:
 @json_option
 @click.pass_context
 def check(ctx: click.Context, as_json: bool) -> None:
-    """Read the configuration, open the store, look at every task. Exit code 0 if all is well."""
+    """Check the configuration, the store and every task. Exit code 0 if all are good."""
     state = current_state()
     health = state.backend.health()
     wrong = _wrong_tasks(state)
@@ -222,7 +222,7 @@ def _say_sharing(state: AppState) -> None:
         known = state.registry.names
         strange = state.client.inspect.waiting_tasks(besides=known)
     except BackendError:
-        return  # that was said already
+        return  # printed before
     peers = living(records)
     for peer in peers:
         if peer.tasks is not None and set(peer.tasks) != set(known):
@@ -243,7 +243,7 @@ def _say_sharing(state: AppState) -> None:
 
 
 def _survival(state: AppState) -> str:
-    """Whether the jobs are still there after the next deploy."""
+    """Whether the jobs survive the next deploy."""
     url = state.settings.url
     scheme, _, rest = url.partition(":///")
     if urlsplit(url).scheme == "memory":

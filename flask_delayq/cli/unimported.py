@@ -1,5 +1,5 @@
-"""Modules of an app that have tasks and were not imported, told by their text.
-Imports nothing, and looks at so many files and so long at most."""
+"""Finds modules of an app that have tasks and were not imported, by their source text.
+Imports nothing; the number and the size of the files are limited."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..clock import machine_time
 
 MOST_FILES = 2000
 MOST_BYTES = 1 << 20
-"""Longer files are left out: people write none."""
+"""Bytes; larger files are skipped."""
 MOST_SECONDS = 1.0
 
 _TASK = re.compile(r"^[ \t]*@(?:\w+\.)*\w+\.task\b", re.MULTILINE)
@@ -21,11 +21,11 @@ _NOT_OURS = re.compile(r"[._].*|tests?|testing|migrations|static|templates|node_
 
 
 def unimported(import_name: str) -> list[tuple[str, int]]:
-    """The modules beside an app that were not imported: their path from there, and their tasks.
+    """The modules beside an app that were not imported: their relative path and number of tasks.
 
-    Only files that speak of delayq count, so another library's ``@app.task`` does not.
+    Only files that contain "delayq" count, so another library's ``@app.task`` does not.
 
-    :param import_name: the app's; its whole package is searched, or the folder of a single file.
+    :param import_name: the app's import name; its whole package is searched, or the folder of its file.
     """
     module = sys.modules.get(import_name.partition(".")[0])
     loaded = {os.path.realpath(str(getattr(one, "__file__", ""))) for one in list(sys.modules.values())}
@@ -46,7 +46,7 @@ def unimported(import_name: str) -> list[tuple[str, int]]:
 
 
 def _sources(module: object) -> Iterator[tuple[Path, Path]]:
-    """The Python files of a package, or those beside a module that is none, each with its root."""
+    """The Python files of a package, or those beside a single module, each with its root."""
     folders = list(getattr(module, "__path__", ()))
     file = getattr(module, "__file__", None)
     whole = bool(folders)

@@ -1,5 +1,5 @@
-"""``flask delayq worker``: runs jobs in this process until a signal, or so many jobs, end it.
-Knows how to start and stop a runtime; which jobs it runs is the runtime's affair."""
+"""``flask delayq worker``: runs jobs in this process until a signal or ``--max-jobs`` ends it.
+Knows how to start and stop a runtime; does not choose the jobs."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from .group import delayq_commands
 _log = logging.getLogger(__name__)
 
 PACKAGE = __name__.partition(".")[0]
-"""The logger above all of this package's."""
+"""The parent of all loggers of this package."""
 
 HURRIED = 1.0
 """Seconds that running jobs still get after a second signal."""
 
 LOOK_EVERY = 0.05
-"""Seconds between two looks at whether all jobs have ended."""
+"""Seconds between two checks whether all jobs have ended."""
 
 
 @delayq_commands.command("worker")
 @click.option("--queues", metavar="A,B", help="Only jobs of these queues.")
 @click.option("--workers", type=click.IntRange(1, 1024), help="Threads, instead of DELAYQ_WORKERS.")
 @click.option("--max-jobs", type=click.IntRange(1), help="Stop after about so many runs.")
-@click.option("--verbose", "level", flag_value="DEBUG", help="Log what the runtime does, too.")
-@click.option("--quiet", "level", flag_value="WARNING", help="Log no starts and good ends of jobs.")
+@click.option("--verbose", "level", flag_value="DEBUG", help="Log at DEBUG.")
+@click.option("--quiet", "level", flag_value="WARNING", help="Do not log starts and successes.")
 @click.pass_context
 def worker(
     ctx: click.Context,
@@ -56,8 +56,8 @@ def worker(
 ) -> None:
     """Run jobs in this process until SIGTERM or Ctrl-C.
 
-    Jobs under way then get 25 seconds (DELAYQ_DRAIN_TIMEOUT) to end. A second signal cuts that to one
-    second; a third ends the process at once. Exit code 0 if all of them ended.
+    Running jobs then get 25 seconds (DELAYQ_DRAIN_TIMEOUT) to end. A second signal shortens that to one
+    second; a third ends the process at once. Exit code 0 if all jobs ended.
     """
     state = current_state()
     _log_to_stderr()
@@ -90,15 +90,15 @@ def worker(
 
 
 def _misspelt(state: AppState, names: Iterable[str]) -> Iterator[str]:
-    """A sentence for each queue that nobody knows while another one has nearly its name."""
-    with suppress(DelayQError):  # a store in trouble is told of by the runtime
+    """A sentence for each unknown queue if a known one has a similar name."""
+    with suppress(DelayQError):  # the runtime logs that the store is unavailable
         yield from filter(None, (misspelt_queue(state, name) for name in names))
 
 
 class StopRequest:
-    """What signals, or a count of jobs, have asked of this worker so far.
+    """The requests to stop this worker, from signals or ``--max-jobs``.
 
-    Only a ``SimpleQueue`` may be touched by a signal handler while the same thread waits on it.
+    Only a ``SimpleQueue`` can be used by a signal handler while the same thread waits on it.
     """
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class StopRequest:
     @classmethod
     @contextmanager
     def heard(cls) -> Iterator[StopRequest]:
-        """Made by SIGTERM and SIGINT; their handlers are restored at the end."""
+        """Handle SIGTERM and SIGINT; the old handlers are restored at the end."""
         stop_request = cls()
         before = [(number, signal.signal(number, stop_request._on_signal)) for number in _SIGNALS]
         try:
@@ -122,15 +122,15 @@ class StopRequest:
         self._asked.put(reason)
 
     def await_stop(self) -> str:
-        """Wait until somebody asks; returns who."""
+        """Wait for a request to stop; returns its reason."""
         while True:
             try:
-                return self._asked.get(timeout=1.0)  # some systems deliver no signal to an endless wait
+                return self._asked.get(timeout=1.0)  # on some systems no signal ends an endless wait
             except Empty:
                 continue
 
     def await_end(self, ended: Callable[[], bool], seconds: float, clock: Clock) -> None:
-        """Wait until it has ended, the time is up or a second signal is in a hurry."""
+        """Wait until ``ended()``, the timeout or a second signal."""
         deadline = clock.monotonic() + seconds
         while not ended() and self.signals < 2:
             left = deadline - clock.monotonic()
@@ -154,7 +154,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def _drain(state: AppState, stop_request: StopRequest, timeout: float) -> bool:
     """Let running jobs end; True if all of them did.
 
-    The last second belongs to the runtime's own stop, which cannot be cut short.
+    The last second is for the runtime's own stop, which cannot be shortened.
     """
     last = min(timeout, HURRIED)
     _begin_no_more(state)
@@ -168,7 +168,7 @@ def _is_idle(state: AppState) -> bool:
 
 
 def _begin_no_more(state: AppState) -> None:
-    """Claim nothing, and give back what has not begun."""
+    """Claim nothing more, and release claims that have not begun."""
     supervisor = state.supervisor
     if supervisor is not None:
         supervisor.begin_no_more()
@@ -176,8 +176,8 @@ def _begin_no_more(state: AppState) -> None:
 
 @contextmanager
 def _counted(state: AppState, most: int | None, stop_request: StopRequest) -> Iterator[None]:
-    """Stop the worker when so many runs have begun. Those that other threads begin in the same moment
-    come on top; with one thread the number is exact."""
+    """Stop the worker after so many runs have begun. With several threads a few more may begin at the
+    same time; with one thread the number is exact."""
     if most is None:
         yield
         return
@@ -193,7 +193,7 @@ def _counted(state: AppState, most: int | None, stop_request: StopRequest) -> It
 
 
 def _log_to_stderr() -> None:
-    """A worker that says nothing helps nobody: log at INFO, unless the app has set logging up."""
+    """Log at INFO to stderr, unless the app has configured logging."""
     if logging.getLogger().handlers:
         return
     logging.basicConfig(
@@ -201,4 +201,4 @@ def _log_to_stderr() -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    current_app.logger.removeHandler(default_handler)  # its lines would come twice
+    current_app.logger.removeHandler(default_handler)  # its lines would be duplicates

@@ -1,2 +1,2 @@
-"""What the pages and the commands share: jobs as plain data, secrets hidden, calls written as JSON.
-Must not know a request nor a terminal."""
+"""Shared by the pages and the commands: jobs as plain data without secrets, calls written as JSON.
+Must not know requests or terminals."""

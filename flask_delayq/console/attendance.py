@@ -1,5 +1,5 @@
-"""Which process serves which queue, how busy each one is, and which due jobs nobody takes.
-Reads the store; a process record is believed for what the process serves, not for what it does now."""
+"""Which process serves which queue, how busy each process is, and which due jobs no process takes.
+Reads the store; a process record is used for the queues of a process, not for its current work."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 View = dict[str, Any]
 
 MOST_RUNNING = 10_000
-"""More jobs than run at once."""
+"""More jobs than can run at the same time."""
 
 UNATTENDED_AFTER = 60.0
 """Seconds that ready jobs may wait, while no process serves their queue, before that is unhealthy."""
 
 
 def running_by_owner(state: AppState) -> Counter[str | None] | None:
-    """How many jobs each owner runs now; ``None`` where the store cannot tell."""
+    """The number of running jobs of each owner; ``None`` if the store cannot list them."""
     if not isinstance(state.backend, Inspectable):
         return None
     query = JobQuery((JobState.RUNNING,), limit=MOST_RUNNING)
@@ -32,7 +32,7 @@ def running_by_owner(state: AppState) -> Counter[str | None] | None:
 
 
 def note_servers(queues: Iterable[View], processes: Iterable[View]) -> None:
-    """Write into each queue's view the pids of the living processes that serve it."""
+    """Add to each queue's view the pids of the living processes that serve it."""
     living = [one for one in processes if one["alive"]]
     for queue in queues:
         queue["served_by"] = [one["pid"] for one in living if serves(one, queue["name"])]
@@ -45,7 +45,7 @@ def serves(process: View, queue: str) -> bool:
 
 def unserved(queues: Iterable[View]) -> list[View]:
     """Queues, after :func:`note_servers`, with jobs that have been due for too long and that no living
-    process takes. A paused queue is none: a person wanted it so."""
+    process serves. Paused queues do not count."""
     return [
         queue
         for queue in queues
@@ -54,9 +54,9 @@ def unserved(queues: Iterable[View]) -> list[View]:
 
 
 def name_unserved(queues: list[View], processes: list[View], lasting: Callable[[float], str]) -> str:
-    """A sentence about the due queues that nobody serves; empty while there is none.
+    """A sentence about the queues with due jobs that no process serves; empty if there are none.
 
-    :param lasting: seconds as a person says them.
+    :param lasting: formats seconds for people.
     """
     found = sorted(unserved(queues), key=lambda queue: -queue["lateness"])
     if not found:
@@ -90,6 +90,6 @@ def known_queues(queues: Iterable[View], processes: Iterable[View], declared: It
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that says that nothing has this name."""
+    """The end of a sentence about an unknown name: "; did you mean ...?" or empty."""
     near = get_close_matches(name, sorted(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

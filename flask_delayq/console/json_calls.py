@@ -1,5 +1,5 @@
-"""A call written as plain JSON becomes a job: for HTTP and the command line.
-Knows the signature of tasks; who may produce what is decided by others."""
+"""Enqueues a call written as plain JSON: for HTTP and the command line.
+Knows the signature of tasks; does not decide who may produce what."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .redacting import HIDDEN, Redaction
 
 
 class BadCallError(DelayQError, ValueError):
-    """What was sent is no call that can be understood."""
+    """The call is malformed or contradictory."""
 
 
 class NotOpenError(BadCallError):
-    """The call asks for what is not open to whoever sent it."""
+    """The sender may not choose this queue or priority."""
 
 
 class JsonCall(Struct, frozen=True, forbid_unknown_fields=True):
-    """One call as plain JSON; ``None`` leaves it to the task."""
+    """One call as plain JSON; ``None``: use the task's own option."""
 
     task: str
     args: list[Any] = []
@@ -47,7 +47,7 @@ class JsonCall(Struct, frozen=True, forbid_unknown_fields=True):
     def read(cls, data: bytes) -> JsonCall:
         """A call from JSON.
 
-        :raises BadCallError: it is none.
+        :raises BadCallError: it is not a call.
         """
         try:
             return _calls.decode(data)
@@ -70,9 +70,9 @@ _LIKE = {
 def read_json(what: str, text: str, kind: type[Any]) -> Any:
     """A value from JSON text.
 
-    :param what: how to call it in the error.
-    :param kind: the type wanted.
-    :raises BadCallError: it is no JSON of that type.
+    :param what: its name in the error.
+    :param kind: the required type.
+    :raises BadCallError: it is not JSON of that type.
     """
     try:
         return msgspec.json.decode(text.encode("utf-8", "replace"), type=kind)
@@ -86,10 +86,10 @@ def read_json(what: str, text: str, kind: type[Any]) -> Any:
 
 
 def read_moment(text: str, what: str = "run_at") -> datetime:
-    """A moment from ISO 8601 text.
+    """A time from ISO 8601 text.
 
-    :param what: how to call it in the error.
-    :raises BadCallError: it is none, or has no time zone.
+    :param what: its name in the error.
+    :raises BadCallError: it is not ISO 8601, or has no time zone.
     """
     try:
         return _zoned(msgspec.convert(text, datetime), what)
@@ -111,7 +111,7 @@ def _zoned(moment: datetime, what: str) -> datetime:
 def produce(client: Client, task: Task[..., Any], call: JsonCall) -> Job[Any]:
     """Enqueue a call of this task.
 
-    :raises BadCallError: it contradicts itself, or an option does not fit.
+    :raises BadCallError: it contradicts itself, or has a bad option.
     :raises ArgumentError: the arguments do not fit the task.
     :raises DelayQError: whatever else ``enqueue`` raises.
     """
@@ -127,13 +127,13 @@ def produce(client: Client, task: Task[..., Any], call: JsonCall) -> Job[Any]:
         encoded = task.arguments.from_json(call.args, call.kwargs)
     except ArgumentError:
         raise
-    except TypeError as error:  # the words of a plain call that does not fit
+    except TypeError as error:  # with the message of a plain call that does not fit
         raise ArgumentError(task.name, "(all)", str(error)) from None
     return client.enqueue_encoded(task, [encoded], options, call.delay, call.run_at)[0]
 
 
 FROM_OUTSIDE = "http-"
-"""Begins the ids of all jobs that people without the admin token produce."""
+"""The prefix of the ids of all jobs that people without the admin token produce."""
 
 
 def queues_of(task: Task[..., Any]) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ def queues_of(task: Task[..., Any]) -> tuple[str, ...]:
 
 
 def priorities_of(task: Task[..., Any]) -> tuple[str, ...]:
-    """The same for priorities."""
+    """The priorities that people without the admin token may choose, its own first."""
     declared = task.declared
     levels = (declared.priority, *declared.produce_priorities)
     return tuple(dict.fromkeys(level.name.lower() for level in levels))
@@ -152,12 +152,12 @@ def priorities_of(task: Task[..., Any]) -> tuple[str, ...]:
 def from_outside(task: Task[..., Any], call: JsonCall) -> JsonCall:
     """A call of this task as people without the admin token may make it.
 
-    Queues that they could invent would be without limit, and those of other tasks are not theirs. All
-    their ids have a beginning of their own: so they can neither take an id that the app is going to
-    use nor find out which are in use, and an id that an answer told them repeats the call.
+    They must not create queues without limit or use queues of other tasks. All their ids get a prefix:
+    so they can neither take an id that the app is going to use nor find out which ids are in use. An id
+    from a response can be used to repeat the call.
 
-    :raises NotOpenError: the queue or the priority is not open to them.
-    :raises InvalidNameError: the id is none.
+    :raises NotOpenError: they may not choose the queue or the priority.
+    :raises InvalidNameError: the id is not allowed.
     """
     for what, wanted, offered in (
         ("queue", call.queue, queues_of(task)),
@@ -175,20 +175,20 @@ def from_outside(task: Task[..., Any], call: JsonCall) -> JsonCall:
 
 
 class Parameter(Struct, frozen=True):
-    """One parameter of a task, for people who fill it in."""
+    """One parameter of a task, for a form."""
 
     name: str
     kind: str
-    """``"text"``, ``"flag"`` or ``"json"``: what its value is written as."""
+    """``"text"``, ``"flag"`` or ``"json"``: how its value is written."""
     annotation: str
-    """As the code has it; empty without one."""
+    """The annotation as in the code; empty without one."""
     default: str | None
-    """As Python writes it; ``None`` where a value must be given or for ``*args`` and ``**kwargs``."""
+    """The default as Python writes it; ``None`` for required parameters, ``*args`` and ``**kwargs``."""
     required: bool
     star: str = ""
-    """``"*"`` or ``"**"`` for those that take any number of values."""
+    """``"*"`` or ``"**"`` for parameters with any number of values."""
     keyword: bool = True
-    """Whether it can be given by name."""
+    """Whether it can be passed by name."""
 
 
 def parameters(task: Task[..., Any], redact: tuple[str, ...]) -> list[Parameter]:
@@ -247,13 +247,13 @@ def _short(value: object, redact: tuple[str, ...]) -> str:
 def call_from_fields(
     task: Task[..., Any], fields: dict[str, str], redact: tuple[str, ...]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments from texts that a person filled in, by parameter name; empty ones are left out, except
-    for texts that must be given.
+    """Arguments from the fields of a form, by parameter name. Empty fields are omitted, except for
+    required string parameters.
 
-    A text is JSON where it can be read so, otherwise itself (``2026-01-01T08:00:00Z`` needs no
-    quotes); for a parameter annotated as ``str`` it is always itself.
+    A field is decoded as JSON if possible, else used as a string (``2026-01-01T08:00:00Z`` needs no
+    quotes). For a parameter annotated as ``str`` it is always a string.
 
-    :raises BadCallError: ``*args`` is no JSON array, ``**kwargs`` no JSON object.
+    :raises BadCallError: ``*args`` is not a JSON array, or ``**kwargs`` not a JSON object.
     """
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
@@ -276,7 +276,7 @@ def call_from_fields(
             else:
                 kwargs[one.name] = value
         elif before_star:
-            raise BadCallError(f"to give more values after it, {one.name} must be given as well")
+            raise BadCallError(f"{one.name} must not be empty, because a later parameter has a value")
     return args, kwargs
 
 

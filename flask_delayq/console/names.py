@@ -1,4 +1,4 @@
-"""Names of queues and tasks that nothing bears, each with what was perhaps meant.
+"""Messages about unknown names of queues and tasks, with suggestions.
 Reads the store and the registry; refuses nothing itself."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def no_such_queue(state: AppState, name: str) -> str:
 
 
 def misspelt_queue(state: AppState, name: str) -> str:
-    """The same if another queue has nearly this name; empty for one that is simply new."""
+    """The same sentence, but only if another queue has a similar name; empty for a new name."""
     sentence = no_such_queue(state, name)
     return sentence if sentence.endswith("?") else ""
 
@@ -37,13 +37,13 @@ def no_such_task(state: AppState, name: str) -> str:
 
 
 def like_task(name: str, names: list[str]) -> str:
-    """A hint at one of these tasks, whose last word is this name or that looks like it."""
+    """A suggestion: a task whose last part is this name, or with a similar name."""
     ending = [one for one in sorted(names) if one.rpartition(".")[2] == name]
     return f"; did you mean {ending[0]!r}?" if ending else did_you_mean(name, names)
 
 
 def nothing_matches(state: AppState, query: JobQuery) -> str:
-    """What to say of a query that finds no job: also that a name in it is nobody's."""
+    """The message for a query without results; also says if a name in it is unknown."""
     doubts = [
         *([] if query.task is None else [no_such_task(state, query.task)]),
         *([] if query.queue is None else [no_such_queue(state, query.queue)]),

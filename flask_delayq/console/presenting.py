@@ -35,10 +35,10 @@ View = dict[str, Any]
 
 
 def moment(timestamp: float | None) -> str | None:
-    """Epoch seconds as ISO 8601 text in UTC with milliseconds, ``None`` where there is none."""
+    """Epoch seconds as ISO 8601 text in UTC with milliseconds; ``None`` stays ``None``."""
     try:
         when = to_datetime(timestamp)
-    except (ValueError, OverflowError, OSError):  # a forged row: no calendar reaches there
+    except (ValueError, OverflowError, OSError):  # a forged row: outside the calendar
         return None
     return None if when is None else when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -49,7 +49,7 @@ def seconds_of(text: str) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``"40 ms"``, ``"3.2 s"``, ``"5 min"``, ``"2 h"``, ``"4 d"``."""
+    """Seconds for people: ``"40 ms"``, ``"3.2 s"``, ``"5 min"``, ``"2 h"``, ``"4 d"``."""
     size = abs(seconds)
     if size < 0.9995:
         return f"{seconds * 1000:.0f} ms"
@@ -62,7 +62,7 @@ def duration(seconds: float) -> str:
 
 
 def size(number: float) -> str:
-    """Bytes as a person says them: ``"512 bytes"``, ``"4.2 MB"``, ``"80 GB"``."""
+    """Bytes for people: ``"512 bytes"``, ``"4.2 MB"``, ``"80 GB"``."""
     if number < 1000:
         return f"{number:.0f} bytes"
     power = 1
@@ -131,8 +131,8 @@ def job_page(state: AppState, record: JobRecord) -> View:
 
 
 def attempts_allowed(state: AppState, record: JobRecord) -> int | None:
-    """How often a job may run in all; ``None`` where only this task's code knows, and it is not here,
-    or where one run is all unless the task asks for another."""
+    """The maximum number of runs of a job; ``None`` if its task is not registered here, or if there is
+    one run unless the task asks for another."""
     if record.max_attempts is not None:
         return record.max_attempts
     task = state.registry.find(record.task)
@@ -158,7 +158,7 @@ def queue_row(queue: QueueInfo, now: float) -> View:
 
 
 def process_row(process: ProcessRecord, own: str | None) -> View:
-    """A process record. ``seen_at`` and what changes are of its last sign of life.
+    """A process record. ``seen_at`` and all changing values are of its last sign of life.
 
     :param own: the owner of the runtime in this process, to mark it.
     """
@@ -215,8 +215,8 @@ def schedule_row(schedule: ScheduleRecord) -> View:
 
 
 def processes(state: AppState) -> list[View]:
-    """All process records, oldest first; that of this process as it is now. How busy the others are
-    comes from the store: their records may be as old as their last sign of life."""
+    """All process records, oldest first; that of this process is current. The number of busy workers
+    of the others comes from the store, because their records may be old."""
     supervisor = state.supervisor
     records = state.backend.processes()
     own = None if supervisor is None else supervisor.owner
@@ -237,7 +237,7 @@ def queues(state: AppState) -> list[View]:
 
 
 def schedules(state: AppState, *, declared: bool = False) -> list[View]:
-    """All schedules, by name; none where the backend keeps none.
+    """All schedules, by name; empty if the backend has no schedules.
 
     :param declared: also those in the code that no process has stored yet, with ``next_due`` ``None``.
     """
@@ -287,7 +287,7 @@ def health(state: AppState, *, probe: bool = True) -> View:
 
 
 def status(state: AppState) -> View:
-    """What there is at a glance; readable also while the store is not."""
+    """The overview; it also works while the store is unavailable."""
     found: View = {
         "healthy": False,
         "now": moment(state.clock.now()),
@@ -320,7 +320,7 @@ def known_queues(state: AppState) -> set[str]:
 
 
 def unserved(state: AppState) -> str:
-    """A sentence about queues with due jobs that no living process serves; empty while there is none."""
+    """A sentence about queues with due jobs that no living process serves; empty if there are none."""
     waiting, serving = queues(state), processes(state)
     attendance.note_servers(waiting, serving)
     sentence = attendance.name_unserved(waiting, serving, duration)
@@ -337,7 +337,7 @@ def _priority(level: int) -> str:
 
 
 def plain(data: bytes | None) -> Any:
-    """Stored JSON as plain values: arguments come by parameter name."""
+    """Stored JSON as plain values; arguments are by parameter name."""
     if not data:
         return None
     try:
@@ -347,7 +347,7 @@ def plain(data: bytes | None) -> Any:
 
 
 def _object(data: bytes | None) -> View:
-    """A stored JSON object; empty where a row is damaged or forged."""
+    """A stored JSON object; empty if the row is damaged or forged."""
     try:
         return decode_object(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -355,7 +355,7 @@ def _object(data: bytes | None) -> View:
 
 
 def _if_a(kind: Any, value: Any) -> Any:
-    """The value if it is of this type, else ``None``: another process, or somebody else, wrote it."""
+    """The value if it has this type, else ``None``: another program may have written it."""
     try:
         return msgspec.convert(value, kind)
     except (msgspec.MsgspecError, OverflowError):

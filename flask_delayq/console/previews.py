@@ -1,4 +1,4 @@
-"""What tells the jobs of a list apart: their arguments and their error, each as one short line.
+"""Previews for lists of jobs: arguments and error, each as one short line.
 Hides secrets as the page of a job does; knows no request and no terminal."""
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from ..app_state import AppState
 
 MOST_BYTES = 8192
-"""Arguments, result and progress larger than this are not read for a list: their size alone is said."""
+"""Bytes; of larger arguments, results and progress a list shows only the size."""
 
 VALUE = 60
-"""Characters shown of one argument."""
+"""Maximum characters shown of one argument."""
 
 LINE = 180
-"""Characters shown of all arguments, and of an error."""
+"""Maximum characters shown of all arguments, and of an error."""
 
 
 def previews(state: AppState, ids: Iterable[str]) -> dict[str, View]:
-    """Of each of these jobs that is still there. Lists leave this out, so it is a look at each."""
+    """The previews of the jobs that still exist. Lists omit these data, so it reads each job."""
     found = {}
     for job_id in ids:
         try:
@@ -38,13 +38,13 @@ def previews(state: AppState, ids: Iterable[str]) -> dict[str, View]:
 
 
 def preview(state: AppState, record: JobRecord) -> View:
-    """``arguments``, ``error`` (``None`` where there is none) and ``max_attempts`` of a job."""
+    """``arguments``, ``error`` (or ``None``) and ``max_attempts`` of a job."""
     redaction = Redaction(state.settings.redact)
     failure = decode_failure(record.error)
     error = failure and failure.type
     parts = [part for part in (record.payload, record.result, record.progress) if part]
     if sum(map(len, parts)) > MOST_BYTES:
-        # What is secret in them is not known, so the words of the error are left out too.
+        # Their secrets are unknown, so the error's message is omitted, too.
         arguments = f"{len(record.payload):,} bytes"
     else:
         for part in parts:
@@ -67,6 +67,6 @@ def _short(value: Any) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """A text on one line, with dots where the rest of it was."""
+    """A text on one line, cut to ``most`` characters with dots at its end."""
     line = " ".join(text[: 4 * most].split())
     return line if len(line) <= most and len(text) <= 4 * most else line[: most - 3] + "..."

@@ -1,5 +1,5 @@
-"""Hides secrets in what people are shown: by the name of a key, at any depth, and wherever the hidden
-value turns up again. Knows plain JSON values and texts, not what they mean."""
+"""Hides secrets in data for people: by the name of a key, at any depth, and every other occurrence of a
+hidden value. Knows plain JSON values and strings, not their meaning."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from ..texts import without_password
 HIDDEN = "[hidden]"
 
 DEPTH = 40
-"""Levels shown of nested data; what lies deeper is left out."""
+"""Maximum depth of nested data that is shown."""
 
 SHORTEST = 4
-"""Characters of a hidden value from which on it is looked for in texts; shorter ones are everywhere."""
+"""Minimum length of a hidden value that is searched for in strings; shorter ones would match
+anywhere."""
 
 WHOLE = 4
-"""Words of up to so many characters must be a whole word of a name: ``pin`` is not in ``shipping``."""
+"""Words of at most this length must be a whole word of a name: ``pin`` does not match ``shipping``."""
 
 MOST = 400
-"""Hidden values remembered for one job."""
+"""Maximum number of hidden values remembered for one job."""
 
-# Lone surrogates, which no text out of JSON holds: what stands between texts, and for a hidden part.
+# Lone surrogates, which no JSON string contains: the separator of strings, and the mark of a hidden
+# part.
 _BETWEEN = "\udc00"
 _GONE = "\udc01"
 
 _BORDERS = re.compile(r"[\W_]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _CUT = re.compile(r"(\n?\[\.\.\.\]\n?)")
-"""Where the executor shortened a text."""
+"""The mark where the executor shortened a text."""
 
 _NAMES = ("name", "key", "header", "field")
 _VALUES = ("value", "val", "content")
@@ -42,10 +44,10 @@ _IN_HEADER = re.compile(
 
 
 class Redaction:
-    """What is hidden of one job.
+    """Hides the secrets of one job.
 
-    :param words: a key is secret that contains one of them, whatever its case and punctuation; words of
-        up to :data:`WHOLE` characters count only as a whole word of the key.
+    :param words: a key is secret if it contains one of them, ignoring case and punctuation; words of
+        at most :data:`WHOLE` characters must be a whole word of the key.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
@@ -73,7 +75,7 @@ class Redaction:
         return False
 
     def learn(self, value: Any, secret: bool = False, depth: int = 0) -> None:
-        """Remember the secret values in plain data, so that :meth:`clean` finds them in texts too."""
+        """Remember the secret values in plain data, so that :meth:`clean` finds them in strings, too."""
         if depth > DEPTH or len(self._secrets) >= MOST:
             return
         if isinstance(value, dict):
@@ -86,7 +88,7 @@ class Redaction:
         elif secret and not isinstance(value, bool) and value is not None:
             text = str(value)
             if len(text) >= SHORTEST:
-                # A message often quotes a value the way Python or JSON writes it.
+                # A message often contains a value as Python or JSON writes it.
                 self._secrets.update((text, repr(text)[1:-1], json.dumps(text)[1:-1]))
 
     def clean(self, value: Any) -> Any:
@@ -96,7 +98,7 @@ class Redaction:
         return self._rebuilt(value, iter(self._cleaned(found)), 0)
 
     def text(self, text: str) -> str:
-        """A text without the secrets learnt so far, nor the part of one that was left by a cut."""
+        """A text without the secrets learnt so far, also without the rest of a shortened secret."""
         return self._cleaned(["".join(self._without_stumps(_CUT.split(text)))])[0]
 
     # --- the parts of data -------------------------------------------------------------------------
@@ -146,8 +148,8 @@ class Redaction:
     # --- texts -------------------------------------------------------------------------------------
 
     def _cleaned(self, texts: list[str]) -> list[str]:
-        # All texts at once: a result can hold hundreds of thousands, and each secret is looked for in
-        # one. What is hidden is marked by a character that no secret holds, so it is not found again.
+        # All strings are joined: a result can have hundreds of thousands, and each secret is searched
+        # for once. A hidden part becomes a character that no secret contains, so it is not found again.
         if not texts:
             return texts
         whole = _BETWEEN.join(texts)
@@ -164,7 +166,7 @@ class Redaction:
 
     def _without_stumps(self, pieces: list[str]) -> list[str]:
         """The pieces of a shortened text (every other one is the mark of a cut) without the beginning of
-        a secret before a cut and the end of one after it."""
+        a secret before the mark and the end of a secret after it."""
         for cut in range(1, len(pieces), 2):
             before, after = pieces[cut - 1], pieces[cut + 1]
             begun = max((_overlap(before, secret) for secret in self._secrets), default=0)
@@ -177,7 +179,7 @@ class Redaction:
 
 
 def _overlap(text: str, secret: str) -> int:
-    """The length of the longest end of the text that the secret begins with."""
+    """The length of the longest suffix of the text that is a prefix of the secret."""
     tail = text[-len(secret) :]
     head = secret[:SHORTEST]
     at = tail.find(head)

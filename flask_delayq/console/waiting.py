@@ -1,4 +1,4 @@
-"""Why jobs wait though they are due, and what a person can do about it, in sentences.
+"""Why due jobs wait, and what a person can do, in sentences.
 Reads the store and process records; changes nothing."""
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def how_to_run(state: AppState) -> str:
-    """What to do where no process runs jobs, as the end of a sentence; commands are in backticks."""
+    """What to do if no process runs jobs, as the end of a sentence; commands are in backticks."""
     if state.declined is not None:
         return f"this one cannot, since {state.declined}"
     return how_to_run_jobs(state.mode, state.backend.url, serving=launch.serving() is not None)
 
 
 def why_it_waits(state: AppState, record: JobRecord) -> str | None:
-    """Why no process takes a waiting job, and the remedy; ``None``: there is no such reason."""
+    """Why no process takes a waiting job, and what to do; ``None``: there is no such reason."""
     if record.stored is not StoredState.WAITING:
         return None
     is_due = record.state_at(state.clock.now()) is JobState.READY
@@ -55,7 +55,8 @@ def _is_paused(state: AppState, name: str) -> bool:
 
 
 def _which_suspect_it_waits_for(state: AppState, record: JobRecord, peers: list[Peer]) -> str | None:
-    """Why these processes leave a due job that crashed before: each runs such a one, and one only."""
+    """Why these processes do not run a due suspect: each runs another suspect, and only one at a
+    time."""
     suspected_from = suspect_from(state.settings.max_rescues)
     if record.rescues < suspected_from:
         return None
@@ -65,4 +66,4 @@ def _which_suspect_it_waits_for(state: AppState, record: JobRecord, peers: list[
     if any(peer.owner not in by_owner for peer in peers):
         return None
     others = ", ".join(sorted(by_owner[peer.owner] for peer in peers)[:3])
-    return f"its crashes make it run alone among such jobs, and every process runs one: {others}"
+    return f"it is a suspect (it crashed twice), and every process is running one already: {others}"

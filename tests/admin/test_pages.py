@@ -507,7 +507,7 @@ def test_a_queue_that_nobody_uses_is_not_found(client: FlaskClient, delayq: Dela
     assert found.status_code == 404
     assert found.json["error"]["message"] == (
         "no task, job or process uses a queue named 'mial'; did you mean 'mail'? "
-        "(?force=1 takes it all the same)"
+        "(?force=1 does it nevertheless)"
     )
     assert delayq.state.backend.queues(now=0.0) == []
     assert client.post(f"/delayq/queues/mial/{verb}?force=1", headers=same).status_code == 200
@@ -926,7 +926,7 @@ def test_a_suspect_tells_for_which_other_one_it_waits() -> None:
         assert len(backend.rescue(now=clock.now(), max_rescues=3)) == 2
     start("first")
     assert claim("first") == ["a-hung"]
-    crashes = "its crashes make it run alone among such jobs, and every process runs one: "
+    crashes = "it is a suspect (it crashed twice), and every process is running one already: "
     assert why("b-good") == f"{crashes}a-hung"
     assert why("a-hung") is None
     work.options(id="c-plain").enqueue()
