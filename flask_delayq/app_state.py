@@ -65,6 +65,7 @@ class AppState:
 
     def __init__(
         self,
+        *,
         app: Flask,
         registry: TaskRegistry,
         clock: Clock,
@@ -115,10 +116,7 @@ class AppState:
         """
         app = self.app
         return Settings.read(
-            self.config,
-            folder=app.instance_path,
-            testing=bool(app.testing),
-            engine_settings=ENGINE_SETTINGS,
+            self.config, folder=app.instance_path, testing=app.testing, engine_settings=ENGINE_SETTINGS
         )
 
     @once
@@ -135,7 +133,13 @@ class AppState:
     def client(self) -> Client:
         """The client: it enqueues jobs and looks at them."""
         app = self.app
-        client = Client(self.backend, self.registry, self.settings, self.clock, app)
+        client = Client(
+            backend=self.backend,
+            registry=self.registry,
+            settings=self.settings,
+            clock=self.clock,
+            sender=app,
+        )
         client.after_enqueue = self._after_enqueue
         client.idle_hint = lambda: deployment_warnings.idle_hint(self.mode, app.testing)
         return client
@@ -209,16 +213,16 @@ class AppState:
             app = self.app
             client = self.client
             runtime = Supervisor(
-                self.backend,
-                self.registry,
-                settings or self.settings,
-                self.clock,
-                app.app_context,
-                app,
-                client.announce_end,
-                role,
-                lambda: self._ended(runtime),
-                self.name,
+                backend=self.backend,
+                registry=self.registry,
+                settings=settings or self.settings,
+                clock=self.clock,
+                scope=app.app_context,
+                sender=app,
+                on_recorded=client.announce_end,
+                role=role,
+                on_end=lambda: self._ended(runtime),
+                name=self.name,
             )
             if self.supervisor is not None and not self.supervisor.has_ended:
                 self._earlier.append(self.supervisor)
@@ -299,14 +303,14 @@ class AppState:
         """
         app = self.app
         drain = Drain(
-            self.backend,
-            self.registry,
-            self.settings,
-            self.clock,
-            app.app_context,
-            app,
-            self.client.announce_end,
-            self.name,
+            backend=self.backend,
+            registry=self.registry,
+            settings=self.settings,
+            clock=self.clock,
+            scope=app.app_context,
+            sender=app,
+            on_recorded=self.client.announce_end,
+            name=self.name,
             threads=launch.reason_against_threads() is None,
         )
         now = self.clock.now()

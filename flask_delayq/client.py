@@ -71,6 +71,7 @@ class Client:
 
     def __init__(
         self,
+        *,
         backend: Backend,
         registry: TaskRegistry,
         settings: Settings,

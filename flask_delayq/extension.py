@@ -79,7 +79,7 @@ class DelayQ:
             raise SetupError(
                 "this app already has a DelayQ; use that object instead of making another one"
             )
-        state = AppState(app, self.tasks, self._clock, lambda: self._access)
+        state = AppState(app=app, registry=self.tasks, clock=self._clock, access=lambda: self._access)
         app.extensions[KEY] = self
         app.extensions[STATE_KEY] = state
         self._states = [ref for ref in self._states if ref() is not None]

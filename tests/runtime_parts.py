@@ -33,7 +33,12 @@ class Parts:
         self.backend: Any = backend or open_backend("memory://", clock=self.clock)
         self.registry = TaskRegistry()
         self.executor = Executor(
-            self.registry, self.backend, self.settings, self.clock, nullcontext, self
+            registry=self.registry,
+            backend=self.backend,
+            settings=self.settings,
+            clock=self.clock,
+            scope=nullcontext,
+            sender=self,
         )
         self.claims = HeldClaims()
         self.items: list[HeldClaim] = []
@@ -41,29 +46,35 @@ class Parts:
         self.recorded: list[str] = []
         self.awaited = False
         self.pool: WorkerPool[HeldClaim] = WorkerPool(
-            self.settings.workers, self.items.append, self._wake, "test"
+            size=self.settings.workers, work=self.items.append, on_free=self._wake, name="test"
         )
         self.pool.put = self.items.append  # type: ignore[method-assign]
         self.recorder = Recorder(
-            self.backend,
-            self.clock,
-            self.claims,
-            self._on_recorded,
-            self._wake,
+            backend=self.backend,
+            clock=self.clock,
+            claims=self.claims,
+            on_recorded=self._on_recorded,
+            wake=self._wake,
         )
         self.dispatcher = Dispatcher(
-            self.backend,
-            self.settings,
-            self.clock,
-            "owner",
-            self.claims,
-            self.pool,
-            self.recorder,
-            self._wake,
-            self.executor.foreign_tasks,
+            backend=self.backend,
+            settings=self.settings,
+            clock=self.clock,
+            owner="owner",
+            claims=self.claims,
+            pool=self.pool,
+            recorder=self.recorder,
+            wake=self._wake,
+            foreign_tasks=self.executor.foreign_tasks,
         )
         self.dispatcher.accepting = True
-        self.client = Client(self.backend, self.registry, self.settings, self.clock, self)
+        self.client = Client(
+            backend=self.backend,
+            registry=self.registry,
+            settings=self.settings,
+            clock=self.clock,
+            sender=self,
+        )
 
     def _wake(self) -> None:
         self.woken += 1

@@ -68,7 +68,7 @@ CLOCK_READS = {
 CLOCK = "clock ids"  # an id must be new even while a test holds the time still
 THREAD_MAKERS = {"threading.Thread", "threading.Timer", "_thread.start_new_thread"}
 # exits: to see it refused
-THREADS = "runtime.pool runtime.supervisor runtime.drain runtime.exits launch launch.*"
+THREADS = "runtime.pool runtime.loop_threads runtime.drain runtime.exits launch launch.*"
 EXECUTORS = {"concurrent.futures.ThreadPoolExecutor", "concurrent.futures.ProcessPoolExecutor"}
 EXECUTOR = "context_executor"
 IMPORTS_BY_NAME = {"importlib.import_module", "__import__"}
@@ -76,6 +76,7 @@ SCHEME_TABLE = "backends"
 
 MODULE_LINES = 400
 FUNCTION_LINES = 60
+BY_POSITION = 3
 
 
 def within(module: str, names: str) -> bool:
@@ -325,8 +326,16 @@ def size(code: Codebase, module: Module) -> Iterator[Finding]:
                 yield node.lineno, f"{node.name}: {lines} lines; at most {FUNCTION_LINES}"
 
 
+def by_keyword(code: Codebase, module: Module) -> Iterator[Finding]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            by_position = len(node.args.posonlyargs) + len(node.args.args) - 1
+            if by_position > BY_POSITION:
+                yield node.lineno, f"{by_position} parameters by position; at most {BY_POSITION}"
+
+
 RULES: list[Rule] = [
-    *(known_module, layering, no_cycle, outside_packages, reserved_actions, docstring, size),
+    *(known_module, layering, no_cycle, outside_packages, reserved_actions, docstring, size, by_keyword),
 ]
 
 
@@ -437,6 +446,11 @@ BAD = [
     ("bare.py", '"""One line."""', "1: the module needs a docstring of two lines"),
     ("job.py", "\n" * 399, "401: 401 lines; a module has at most 400"),
     ("job.py", LONG_FUNCTION, "3: long: 61 lines; at most 60"),
+    (
+        "job.py",
+        "class A:\n    def __init__(self, a, b, c, d): ...",
+        "4: 4 parameters by position; at most 3",
+    ),
     ("job.py", "class A:\n    async " + LONG_FUNCTION.replace("\n", "\n    "), "4: long: 61 lines"),
 ]
 

@@ -55,6 +55,7 @@ class Dispatcher:
 
     def __init__(
         self,
+        *,
         backend: Backend,
         settings: Settings,
         clock: Clock,
@@ -85,7 +86,9 @@ class Dispatcher:
             foreign_tasks=foreign_tasks,
         )
         # Twice the time that an enqueue may take is certainly enough.
-        self._reservations = Reservations(pool, claims, clock, settings.enqueue_timeout + SAFETY)
+        self._reservations = Reservations(
+            pool=pool, claims=claims, clock=clock, longest=settings.enqueue_timeout + SAFETY
+        )
         self._knows_all_tasks = True
         self.accepting = False
         self._rung = False

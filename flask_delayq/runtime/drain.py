@@ -50,6 +50,7 @@ class Drain:
 
     def __init__(
         self,
+        *,
         backend: Backend,
         registry: TaskRegistry,
         settings: Settings,
@@ -58,37 +59,48 @@ class Drain:
         sender: object,
         on_recorded: Callable[[Iterable[str]], bool] = lambda ids: False,
         name: str = "",
-        *,
         threads: bool = True,
     ) -> None:
         self.owner = f"drain-{new_id()}"
         self.signal_sender = SignalSender(
-            backend,
-            sender,
-            scope,
-            clock,
+            backend=backend,
+            sender=sender,
+            scope=scope,
+            clock=clock,
             interruptible=True,
         )
-        self._backend = backend
-        self._registry = registry
-        self._name = name
-        self._settings = settings
-        self._clock = clock
+        self._backend, self._registry, self._settings = backend, registry, settings
+        self._clock, self._name = clock, name
         self._started_at = clock.now()
         self._claims = HeldClaims()
-        self._executor = Executor(registry, backend, settings, clock, scope, sender, interruptible=True)
+        self._executor = Executor(
+            registry=registry,
+            backend=backend,
+            settings=settings,
+            clock=clock,
+            scope=scope,
+            sender=sender,
+            interruptible=True,
+        )
         self._recorder = Recorder(
-            backend,
-            clock,
-            self._claims,
-            lambda outcomes: on_recorded(outcome.claim.id for outcome in outcomes),
-            lambda: None,
-            self.signal_sender.tell_end,
+            backend=backend,
+            clock=clock,
+            claims=self._claims,
+            on_recorded=lambda outcomes: on_recorded(outcome.claim.id for outcome in outcomes),
+            wake=lambda: None,
+            tell=self.signal_sender.tell_end,
         )
         lease = settings.lease
-        self._renewer = Renewer(backend, clock, self.owner, lease, self._claims, lambda: None)
-        pause = min(Renewer.longest_pause(lease), LONGEST_PAUSE)
-        self._keeping = Loop("renewer of a drain", self._keep, clock, pause)
+        self._renewer = Renewer(
+            backend=backend,
+            clock=clock,
+            owner=self.owner,
+            lease=lease,
+            claims=self._claims,
+            on_waiting=lambda: None,
+        )
+        pause = min(self._renewer.longest_pause, LONGEST_PAUSE)
+        self._keeping = Loop("renewer of a drain", self._keep, clock, longest_pause=pause)
         self._freshness = lease / 6  # see Workers
         self._threads = threads
         self._is_shown = False

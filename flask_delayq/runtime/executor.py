@@ -76,13 +76,13 @@ class Executor:
 
     def __init__(
         self,
+        *,
         registry: TaskRegistry,
         backend: Backend,
         settings: Settings,
         clock: Clock,
         scope: Callable[[], AbstractContextManager[Any]],
         sender: object,
-        *,
         interruptible: bool = False,
         life: int = logging.DEBUG,
     ) -> None:

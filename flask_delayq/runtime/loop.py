@@ -36,6 +36,7 @@ class Loop:
         name: str,
         turn: Callable[[float], float | None],
         clock: Clock,
+        *,
         longest_pause: float = LONGEST_PAUSE,
     ) -> None:
         self.name = name

@@ -14,7 +14,9 @@ from ..job import ProcessRecord, StoredState
 from ..signals import job_cancelled, job_failed, job_rescued
 from ..task import TaskRegistry
 from .clock_setback import ClockSetBack
+from .foreign_tasks import ForeignTasks
 from .periodic import Periodic
+from .unknown import UnknownTasks
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ RESCUE_BATCH = 100
 class Maintenance:
     """The upkeep of one runtime.
 
+    :param foreign_tasks: the tasks that this process leaves to others.
     :param tell: sends a signal, called with it and its keywords.
     :param judges_as_of: the monotonic moment as of which leases may be judged, ``None``: not now; see
         :class:`~flask_delayq.runtime.renewer.Renewer`.
@@ -53,10 +56,12 @@ class Maintenance:
 
     def __init__(
         self,
+        *,
         backend: Backend,
         registry: TaskRegistry,
         settings: Settings,
         clock: Clock,
+        foreign_tasks: ForeignTasks,
         tell: Callable[..., None],
         owner: str,
         judges_as_of: Callable[[], float | None],
@@ -75,6 +80,14 @@ class Maintenance:
         self._on_waiting = on_waiting
         self._set_back = ClockSetBack(backend, clock)
         self._periodic = Periodic(backend, registry)
+        self._unknown = UnknownTasks(
+            backend=backend,
+            foreign_tasks=foreign_tasks,
+            settings=settings,
+            clock=clock,
+            owner=owner,
+            tell=tell,
+        )
         self._ready = False
         self._announce_at = self._prune_at = self._forget_at = float("-inf")
 
@@ -97,6 +110,7 @@ class Maintenance:
             self._on_waiting()
         hurries = self._backend.maintain()
         all_pruned = self._prune(now, mono)
+        self._unknown.turn(now)
         if not (all_rescued and all_pruned):
             return 0.02
         return min(self._pause(now), SOON) if hurries else self._pause(now)

@@ -44,7 +44,7 @@ class WorkerPool(Generic[T]):
     """
 
     def __init__(
-        self, size: int, work: Callable[[T], None], on_free: Callable[[], None], name: str
+        self, *, size: int, work: Callable[[T], None], on_free: Callable[[], None], name: str
     ) -> None:
         self.size = size
         self.hungry = False

@@ -52,6 +52,7 @@ class Recorder:
 
     def __init__(
         self,
+        *,
         backend: Backend,
         clock: Clock,
         claims: HeldClaims,

@@ -26,6 +26,7 @@ class Renewer:
 
     def __init__(
         self,
+        *,
         backend: Backend,
         clock: Clock,
         owner: str,
@@ -41,16 +42,16 @@ class Renewer:
         self._on_waiting = on_waiting
         self._renewed_at = self._on_time_since = float("-inf")
 
-    @staticmethod
-    def longest_pause(lease: float) -> float:
+    @property
+    def longest_pause(self) -> float:
         """Seconds at most between two tries to renew while the store is away."""
-        return lease / 6
+        return self._lease / 6
 
     @property
     def settling(self) -> float:
         """Seconds of renewals on time after which every other process that lives has renewed as well:
         until its next turn, or its next try after one that failed, and its wait for the store."""
-        return self._lease / 3 + self.longest_pause(self._lease) + LONGEST_WAIT
+        return self._lease / 3 + self.longest_pause + LONGEST_WAIT
 
     def judges_as_of(self) -> float | None:
         """The monotonic moment as of which leases may be judged, the present; ``None``: they may not."""

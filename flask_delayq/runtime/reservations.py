@@ -22,7 +22,7 @@ class Reservations:
     """
 
     def __init__(
-        self, pool: WorkerPool[HeldClaim], claims: HeldClaims, clock: Clock, longest: float
+        self, *, pool: WorkerPool[HeldClaim], claims: HeldClaims, clock: Clock, longest: float
     ) -> None:
         self._pool = pool
         self._claims = claims

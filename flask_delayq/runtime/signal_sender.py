@@ -57,13 +57,13 @@ class SignalSender:
 
     def __init__(
         self,
+        *,
         backend: Backend,
         sender: object,
         scope: Callable[[], AbstractContextManager[Any]],
         clock: Clock,
         wake: Callable[[], None] = lambda: None,
         on_quiet: Callable[[], None] = lambda: None,
-        *,
         interruptible: bool = False,
     ) -> None:
         self._backend = backend

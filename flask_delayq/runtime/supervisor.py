@@ -34,16 +34,17 @@ from ..job import Outcome, ProcessRecord, Verb
 from ..task import TaskRegistry
 from .dispatcher import Dispatcher
 from .executor import Executor
+from .foreign_tasks import ForeignTasks
 from .held import HeldClaims
 from .identity import WORKER, describe
 from .loop import Loop
+from .loop_threads import LoopThreads
 from .maintenance import Maintenance
 from .near_future import SAFETY
 from .recorder import Recorder
 from .renewer import Renewer
 from .signal_sender import SignalSender
 from .troubles import troubles
-from .unknown import UnknownTasks
 from .workers import Workers
 
 _log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Supervisor:
 
     def __init__(
         self,
+        *,
         backend: Backend,
         registry: TaskRegistry,
         settings: Settings,
@@ -80,69 +82,101 @@ class Supervisor:
     ) -> None:
         self.owner = secrets.token_hex(8)
         self.role, self._name, self._registry = role, name, registry
-        self.settings = settings
-        self._backend = backend
-        self._clock = clock
+        self.settings, self._backend, self._clock = settings, backend, clock
         self._started_at = clock.now()
-        self._on_recorded = on_recorded
-        self._on_end = on_end
+        self._on_recorded, self._on_end = on_recorded, on_end
         self._state = "new"
         self._lock = threading.RLock()
         self._stops: Any = threading.RLock()  # reentrant: signal handlers may be in more of a hurry
-        self.claims = HeldClaims()
-        self.signal_sender = SignalSender(
-            backend, sender, scope, clock, lambda: self._telling.wake(), self._retire_if_done
-        )
-        tell = self.signal_sender.tell_end
-        self.recorder = Recorder(
-            backend, clock, self.claims, self._recorded, lambda: self._recording.wake(), tell
-        )
-        life = logging.INFO if role == WORKER else logging.DEBUG  # a web process has lines of its own
-        executor = Executor(registry, backend, settings, clock, scope, sender, life=life)
-        lease = settings.lease
-        self._workers = Workers(
-            settings.workers, executor, self.claims, self.recorder, clock, lease / 6, self._wake
-        )
-        self.pool = self._workers.pool
-        parts = (self.claims, self.pool, self.recorder, self._wake, executor.foreign_tasks)
-        self.dispatcher = Dispatcher(backend, settings, clock, self.owner, *parts)
-        renewer = Renewer(backend, clock, self.owner, lease, self.claims, self.dispatcher.ring)
-        self._maintenance = self._make_maintenance(registry, renewer)
-        foreign = executor.foreign_tasks
-        self._unknown = UnknownTasks(
-            backend, foreign, settings, clock, self.owner, self.signal_sender.tell
-        )
+        self._make_parts(scope, sender)
         self._doorbell: Doorbell | None = None
         self._dispatching = Loop("dispatcher", self._dispatch, clock)
         self._recording = Loop("recorder", self._record, clock)
         self._maintaining = Loop("maintenance", self._maintain, clock)
-        self._renewing = Loop("renewer", renewer.turn, clock, renewer.longest_pause(lease))
+        pause = self._renewer.longest_pause
+        self._renewing = Loop("renewer", self._renewer.turn, clock, longest_pause=pause)
         self._telling = Loop("signals", self.signal_sender.turn, clock)
         self._listening = Loop("doorbell", self._listen, clock)  # begins once there is one
-        self._threads: dict[str, threading.Thread] = {}
+        self._threads = LoopThreads(clock)
 
-    def _make_maintenance(self, registry: TaskRegistry, renewer: Renewer) -> Maintenance:
+    def _make_parts(self, scope: Callable[[], AbstractContextManager[Any]], sender: object) -> None:
+        self.claims = HeldClaims()
+        self.signal_sender = SignalSender(
+            backend=self._backend,
+            sender=sender,
+            scope=scope,
+            clock=self._clock,
+            wake=lambda: self._telling.wake(),
+            on_quiet=self._retire_if_done,
+        )
+        self.recorder = Recorder(
+            backend=self._backend,
+            clock=self._clock,
+            claims=self.claims,
+            on_recorded=self._recorded,
+            wake=lambda: self._recording.wake(),
+            tell=self.signal_sender.tell_end,
+        )
+        executor = Executor(
+            registry=self._registry,
+            backend=self._backend,
+            settings=self.settings,
+            clock=self._clock,
+            scope=scope,
+            sender=sender,
+            # A web process has lines of its own.
+            life=logging.INFO if self.role == WORKER else logging.DEBUG,
+        )
+        self._workers = Workers(
+            size=self.settings.workers,
+            executor=executor,
+            claims=self.claims,
+            recorder=self.recorder,
+            clock=self._clock,
+            freshness=self.settings.lease / 6,
+            on_free=lambda: self._dispatching.wake(),
+        )
+        self.pool = self._workers.pool
+        self.dispatcher = Dispatcher(
+            backend=self._backend,
+            settings=self.settings,
+            clock=self._clock,
+            owner=self.owner,
+            claims=self.claims,
+            pool=self.pool,
+            recorder=self.recorder,
+            wake=lambda: self._dispatching.wake(),
+            foreign_tasks=executor.foreign_tasks,
+        )
+        self._renewer = Renewer(
+            backend=self._backend,
+            clock=self._clock,
+            owner=self.owner,
+            lease=self.settings.lease,
+            claims=self.claims,
+            on_waiting=self.dispatcher.ring,
+        )
+        self._maintenance = self._make_maintenance(executor.foreign_tasks)
+
+    def _make_maintenance(self, foreign_tasks: ForeignTasks) -> Maintenance:
         return Maintenance(
-            self._backend,
-            registry,
-            self.settings,
-            self._clock,
-            self.signal_sender.tell,
-            self.owner,
-            renewer.judges_as_of,
-            self.describe,
-            self._ready,
-            self.dispatcher.ring,
+            backend=self._backend,
+            registry=self._registry,
+            settings=self.settings,
+            clock=self._clock,
+            foreign_tasks=foreign_tasks,
+            tell=self.signal_sender.tell,
+            owner=self.owner,
+            judges_as_of=self._renewer.judges_as_of,
+            describe=self.describe,
+            on_ready=self._ready,
+            on_waiting=self.dispatcher.ring,
         )
 
     @property
     def loops(self) -> tuple[Loop, ...]:
         """Every loop that turns from the start."""
-        first = (self._dispatching, self._recording, self._maintaining, self._renewing)
-        return (*first, self._telling)
-
-    def _wake(self) -> None:
-        self._dispatching.wake()
+        return (self._dispatching, self._recording, self._maintaining, self._renewing, self._telling)
 
     def _move(self, to: str, *allowed: str) -> bool:
         """Go on to a state; False, and nothing happens, from any other state than these."""
@@ -164,9 +198,7 @@ class Supervisor:
             return
         try:
             self.pool.start()
-            threads = [self._make_thread(loop) for loop in self.loops]
-            for thread in threads:  # all are known before the first one runs
-                thread.start()
+            self._threads.start(*self.loops)
         except BaseException:
             self.stop(0.0)
             raise
@@ -240,7 +272,7 @@ class Supervisor:
         self._workers.settle_dead()
         if self.claims.working:
             self._interrupt()
-        self._join(self._listening, self._dispatching, self._maintaining, until=end)
+        self._threads.join(self._listening, self._dispatching, self._maintaining, until=end)
         # The dispatcher may have been claiming, and threads enqueueing, when this began. Who comes even
         # later is given back when the owner withdraws.
         self._give_back()
@@ -257,8 +289,7 @@ class Supervisor:
         running = list(self.claims.running.values())
         names = ", ".join(f"{run.id} ({run.task})" for run in running[:5])
         _log.warning("%d jobs still run at the end of the drain: %s", len(running), names)
-        now = self._clock.now()
-        self.recorder.add_all([Outcome(run.claim, Verb.INTERRUPT, now) for run in running])
+        self.recorder.add_all([Outcome(run.claim, Verb.INTERRUPT, self._clock.now()) for run in running])
 
     def _retire_if_done(self) -> None:
         """When the last job has ended, its end is written and told, be it long after the drain: stop the
@@ -282,24 +313,17 @@ class Supervisor:
             loop.stop()
         end = self._clock.monotonic() + 0.5
         self.pool.join(lambda: end - self._clock.monotonic())
-        self._join(*loops, until=end)
+        self._threads.join(*loops, until=end)
         try:
             self._backend.withdraw(self.owner)
         except BackendError as error:
             _log.info("the record of this process is left for others to remove: %s", error)
         self._on_end()
 
-    def _join(self, *loops: Loop, until: float) -> None:
-        for loop in loops:
-            thread = self._threads.get(loop.name)
-            # One that has not begun yet will find that there is nothing to do.
-            if thread and thread.ident and thread is not threading.current_thread():
-                thread.join(max(0.0, until - self._clock.monotonic()))
-
     # --- the turns that are ours -----------------------------------------------------------------
 
     def _dispatch(self, now: float) -> float:
-        self._replace_if_dead(self._maintaining)  # which looks after all others
+        self._threads.replace_if_dead(self._maintaining)  # which looks after all others
         if self.recorder.backlog and self._clock.monotonic() - self._recording.turned_at > SAFETY:
             self._recording.wake()  # the wake-up may have been cut off by an exception
         return self.dispatcher.turn(now)
@@ -312,21 +336,8 @@ class Supervisor:
     def _maintain(self, now: float) -> float:
         self._workers.replace_dead()
         for loop in (*self.loops, self._listening):
-            self._replace_if_dead(loop)
-        wait = self._maintenance.turn(now)
-        self._unknown.turn(now)
-        return wait
-
-    def _replace_if_dead(self, loop: Loop) -> None:
-        thread = self._threads.get(loop.name)
-        began = thread is not None and thread.ident is not None
-        if thread is not None and began and not thread.is_alive() and not loop.is_stopping:
-            _log.error("the thread of the %s died and is replaced", loop.name)
-            try:
-                self._make_thread(loop).start()
-            except RuntimeError:
-                self._threads[loop.name] = thread  # none is to be had: the next turn asks again
-                raise
+            self._threads.replace_if_dead(loop)
+        return self._maintenance.turn(now)
 
     def _ready(self) -> None:
         doorbell = self._doorbell or self._backend.open_doorbell(self.owner)  # there is no thread yet
@@ -336,7 +347,7 @@ class Supervisor:
                 self._doorbell = doorbell
                 self.dispatcher.accepting = True
         if doorbell is not None and running:
-            self._make_thread(self._listening).start()
+            self._threads.start(self._listening)
         elif doorbell is not None:
             doorbell.close()  # stopped meanwhile, and nobody else knows of it
         self.dispatcher.ring()
@@ -358,18 +369,12 @@ class Supervisor:
             self._retire_if_done()
         return awaited
 
-    def _make_thread(self, loop: Loop) -> threading.Thread:
-        thread = threading.Thread(target=loop.run, name=f"delayq-{loop.name}", daemon=True)
-        self._threads[loop.name] = thread
-        return thread
-
     # --- for people ----------------------------------------------------------------------------
 
     def roles(self) -> dict[int, str]:
         """What each thread of this runtime is, by ident: ``"worker"`` or the loop's name."""
-        roles = {thread.ident: name for name, thread in self._threads.items()}
-        roles.update((thread.ident, "worker") for thread in self.pool.threads)
-        return {ident: role for ident, role in roles.items() if ident is not None}
+        workers = {thread.ident: "worker" for thread in self.pool.threads if thread.ident is not None}
+        return self._threads.roles() | workers
 
     def describe(self) -> ProcessRecord:
         """The record of this process as of now."""

@@ -46,6 +46,7 @@ class UnknownTasks:
 
     def __init__(
         self,
+        *,
         backend: Backend,
         foreign_tasks: ForeignTasks,
         settings: Settings,

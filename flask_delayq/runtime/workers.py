@@ -37,6 +37,7 @@ class Workers:
 
     def __init__(
         self,
+        *,
         size: int,
         executor: Executor,
         claims: HeldClaims,
@@ -51,7 +52,9 @@ class Workers:
         self._clock = clock
         self._freshness = freshness
         self._late: deque[float] = deque(maxlen=RECENT)
-        self.pool: WorkerPool[HeldClaim] = WorkerPool(size, self._work, on_free, "delayq")
+        self.pool: WorkerPool[HeldClaim] = WorkerPool(
+            size=size, work=self._work, on_free=on_free, name="delayq"
+        )
         self.pool.on_start = self._settle_predecessor
         self.on_end: Callable[[], None] | None = None
         """Called by a worker after each job, once set."""

@@ -51,7 +51,7 @@ def assert_enqueued(
     :raises TypeError: the call does not fit the task.
     """
     __tracebackhide__ = True
-    wanted = _Wanted(delayq, task, args, kwargs, queue, due_in)
+    wanted = _Wanted(delayq, task, args=args, kwargs=kwargs, queue=queue, due_in=due_in)
     waiting = _waiting(delayq)
     found = [job for job in waiting if wanted.fits(job)]
     if (count is None and not found) or (count is not None and len(found) != count):
@@ -76,7 +76,7 @@ def refute_enqueued(
     Parameters and errors are those of :func:`assert_enqueued`.
     """
     __tracebackhide__ = True
-    wanted = _Wanted(delayq, task, args, kwargs, queue, due_in)
+    wanted = _Wanted(delayq, task, args=args, kwargs=kwargs, queue=queue, due_in=due_in)
     waiting = _waiting(delayq)
     found = sum(wanted.fits(job) for job in waiting)
     if found:
@@ -92,6 +92,7 @@ class _Wanted:
         self,
         delayq: DelayQ,
         task: Task[..., Any] | str | None,
+        *,
         args: Sequence[Any] | None,
         kwargs: Mapping[str, Any] | None,
         queue: str | None,

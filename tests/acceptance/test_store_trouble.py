@@ -618,14 +618,14 @@ def test_ten_minutes_of_trouble_are_some_lines_in_the_log(
         content = store.read_bytes()
         store.write_bytes(content[:4096] + bytes(len(content) - 4096))
     runtime = Supervisor(
-        state.backend,
-        state.registry,
-        state.settings,
-        clock,
-        product.app.app_context,
-        product.app,
-        state.client.announce_end,
-        "test",
+        backend=state.backend,
+        registry=state.registry,
+        settings=state.settings,
+        clock=clock,
+        scope=product.app.app_context,
+        sender=product.app,
+        on_recorded=state.client.announce_end,
+        role="test",
     )
     runtime.dispatcher.accepting = True
     loops = [*runtime.loops[:2], Loop("maintenance", runtime._maintenance.turn, clock), runtime.loops[3]]

@@ -72,7 +72,7 @@ def taken_back(backend, clock):
 
 
 def of_this_store(path):
-    return Marks(str(folder_of(path)), str(path), boot_id())
+    return Marks(folder=str(folder_of(path)), store=str(path), boot=boot_id())
 
 
 def claim_of(job_id, number=1, owner="me"):

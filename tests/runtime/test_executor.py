@@ -60,10 +60,23 @@ class Bench:
         self.settings = Settings(url="memory://", **settings)
         self.backend: Any = open_backend("memory://", clock=self.clock)
         self.registry = TaskRegistry()
-        self.client = Client(self.backend, self.registry, self.settings, self.clock, self.app)
-        self.signal_sender = SignalSender(self.backend, self.app, self.app.app_context, self.clock)
+        self.client = Client(
+            backend=self.backend,
+            registry=self.registry,
+            settings=self.settings,
+            clock=self.clock,
+            sender=self.app,
+        )
+        self.signal_sender = SignalSender(
+            backend=self.backend, sender=self.app, scope=self.app.app_context, clock=self.clock
+        )
         self.executor = Executor(
-            self.registry, self.backend, self.settings, self.clock, self.app.app_context, self.app
+            registry=self.registry,
+            backend=self.backend,
+            settings=self.settings,
+            clock=self.clock,
+            scope=self.app.app_context,
+            sender=self.app,
         )
 
     def task(self, function: Callable[..., Any], **options: Any) -> Task[..., Any]:

@@ -24,7 +24,7 @@ def pool_of(size: int) -> Iterator[WorkerPool[Item]]:
         item()
         pool.free(None)
 
-    pool: WorkerPool[Item] = WorkerPool(size, work, lambda: None, "idle")
+    pool: WorkerPool[Item] = WorkerPool(size=size, work=work, on_free=lambda: None, name="idle")
     pool.start()
     wait_until(lambda: len(pool._idle.locks) == size, what="all wait")
     try:

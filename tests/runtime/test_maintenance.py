@@ -23,16 +23,17 @@ class Upkeep:
         self.may_judge = True
         self.told: list[tuple[Any, dict[str, Any]]] = []
         self.maintenance = Maintenance(
-            parts.backend,
-            parts.registry,
-            parts.settings,
-            parts.clock,
-            lambda signal, **facts: self.told.append((signal, facts)),
-            "owner",
-            lambda: parts.clock.monotonic() if self.may_judge else None,
-            self._describe,
-            self._on_ready,
-            self._on_waiting,
+            backend=parts.backend,
+            registry=parts.registry,
+            settings=parts.settings,
+            clock=parts.clock,
+            foreign_tasks=parts.executor.foreign_tasks,
+            tell=lambda signal, **facts: self.told.append((signal, facts)),
+            owner="owner",
+            judges_as_of=lambda: parts.clock.monotonic() if self.may_judge else None,
+            describe=self._describe,
+            on_ready=self._on_ready,
+            on_waiting=self._on_waiting,
         )
 
     def _describe(self) -> ProcessRecord:

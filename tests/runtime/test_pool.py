@@ -29,7 +29,9 @@ class Rig:
     def __init__(self, size: int) -> None:
         self.freed = 0
         self.seconds = 1.0
-        self.pool: WorkerPool[Callable[[], Any]] = WorkerPool(size, self.work, self.on_free, "rig")
+        self.pool: WorkerPool[Callable[[], Any]] = WorkerPool(
+            size=size, work=self.work, on_free=self.on_free, name="rig"
+        )
 
     def work(self, item: Callable[[], Any]) -> None:
         try:

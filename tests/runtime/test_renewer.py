@@ -28,18 +28,26 @@ class Process:
         self.owner = owner
         self.claims = HeldClaims()
         self.backend = FaultyBackend(parts.backend)  # type: ignore[abstract]
-        self.renewer = Renewer(self.backend, parts.clock, owner, LEASE, self.claims, lambda: None)
+        self.renewer = Renewer(
+            backend=self.backend,
+            clock=parts.clock,
+            owner=owner,
+            lease=LEASE,
+            claims=self.claims,
+            on_waiting=lambda: None,
+        )
         self.maintenance = Maintenance(
-            self.backend,
-            parts.registry,
-            parts.settings,
-            parts.clock,
-            lambda signal, **facts: None,
-            owner,
-            self.renewer.judges_as_of,
-            self._describe,
-            lambda: None,
-            lambda: None,
+            backend=self.backend,
+            registry=parts.registry,
+            settings=parts.settings,
+            clock=parts.clock,
+            foreign_tasks=parts.executor.foreign_tasks,
+            tell=lambda signal, **facts: None,
+            owner=owner,
+            judges_as_of=self.renewer.judges_as_of,
+            describe=self._describe,
+            on_ready=lambda: None,
+            on_waiting=lambda: None,
         )
 
     def _describe(self) -> ProcessRecord:

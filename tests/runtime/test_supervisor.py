@@ -232,12 +232,12 @@ def test_a_loop_whose_thread_died_is_replaced(
     task = delayq.task(name="t")(lambda: 5)
     assert task.enqueue().wait(5).result == 5
     runtime = delayq.state.supervisor
-    thread = runtime._threads[name]
+    thread = runtime._threads._threads[name]
     kill(thread)
     (loop,) = (loop for loop in runtime.loops if loop.name == name)
     loop.wake()
     wait_until(lambda: not thread.is_alive(), what="the thread is gone")
-    wait_until(lambda: runtime._threads[name].is_alive(), what="another one turns")
+    wait_until(lambda: runtime._threads._threads[name].is_alive(), what="another one turns")
     assert task.enqueue().wait(5).result == 5
 
 
@@ -265,12 +265,12 @@ def test_a_loop_for_which_no_thread_is_to_be_had_is_replaced_later(
     runtime = delayq.state.supervisor
     wait_until(lambda: runtime.dispatcher.accepting, what="it is ready")
     refused = refuse_once(f"delayq-{name}", monkeypatch)
-    thread = runtime._threads[name]
+    thread = runtime._threads._threads[name]
     kill(thread)
     (loop,) = (loop for loop in runtime.loops if loop.name == name)
     loop.wake()
     wait_until(lambda: refused, what="no thread is to be had")
-    wait_until(lambda: runtime._threads[name].is_alive(), 10, "another one turns")
+    wait_until(lambda: runtime._threads._threads[name].is_alive(), 10, "another one turns")
     assert delayq.task(name="t")(lambda: 5).enqueue().wait(5).result == 5
 
 

@@ -24,12 +24,12 @@ class Shared:
         self.ours = self.parts.task(name="ours")
         self.failed: list[str] = []
         self.unknown = UnknownTasks(
-            self.backend,
-            self.parts.executor.foreign_tasks,
-            self.parts.settings,
-            self.clock,
-            "owner",
-            self._tell,
+            backend=self.backend,
+            foreign_tasks=self.parts.executor.foreign_tasks,
+            settings=self.parts.settings,
+            clock=self.clock,
+            owner="owner",
+            tell=self._tell,
         )
 
     def _tell(self, signal: object, job: Claim, error: JobFailedError) -> None:

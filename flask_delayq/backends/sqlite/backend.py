@@ -81,7 +81,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
             clock=clock.monotonic,
             lives=self._signs.alive,
         )
-        self._marks = Marks(f"{path}.live", path, boot, self._signs.alive)
+        self._marks = Marks(folder=f"{path}.live", store=path, boot=boot, lives=self._signs.alive)
         self._bells = Bells(f"{path}.live", path)
         self._leftovers = Leftovers(f"{path}.live", path, self._signs)
         self._checkpoints = Checkpoints(self._store)

@@ -75,6 +75,7 @@ class Marks:
 
     def __init__(
         self,
+        *,
         folder: str,
         store: str,
         boot: str,
