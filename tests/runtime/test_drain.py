@@ -364,8 +364,8 @@ def test_a_drain_does_not_wait_for_the_pause_of_its_thread_after_failures(
     loops: list[Loop] = []
 
     class Tired(Loop):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
             loops.append(self)
 
         def _failed(self, error: BaseException) -> float:

@@ -214,10 +214,10 @@ def test_a_receiver_that_raises_harms_neither_the_next_one_nor_the_runtime(
     with hearing(job_completed, by=bad), hearing(job_completed, by=good):
         delayq.start()
         runtime = delayq.state.supervisor
-        threads = dict(runtime._threads)
+        threads = dict(runtime._threads.by_name)
         jobs = [task.enqueue(n) for n in range(50)]
         wait_until(lambda: len(heard) == 50, what="all are told")
-        assert all(runtime._threads[name] is thread for name, thread in threads.items())
+        assert all(runtime._threads.by_name[name] is thread for name, thread in threads.items())
         assert all(thread.is_alive() for thread in threads.values())
     assert sorted(heard) == list(range(50))
     assert all(job.refresh().state is JobState.COMPLETED for job in jobs)
@@ -243,7 +243,9 @@ def test_a_receiver_that_exits_leaves_the_maintenance_at_work(
 
     with hearing(getattr(signals, name), by=bad):
         delayq.start()
-        maintenance = wait_until(lambda: delayq.state.supervisor._threads["maintenance"], what="it")
+        maintenance = wait_until(
+            lambda: delayq.state.supervisor._threads.by_name["maintenance"], what="it"
+        )
         assert called.wait(10)
         turned = delayq.state.supervisor._maintaining.turned_at
         wait_until(lambda: delayq.state.supervisor._maintaining.turned_at > turned, 10, "it turns")

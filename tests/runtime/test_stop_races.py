@@ -174,7 +174,9 @@ def test_a_claim_that_waits_for_the_store_until_its_owner_has_gone_claims_nothin
         locked.set()
         delayq.stop(0)
         guest.execute("ROLLBACK")
-    wait_until(lambda: not runtime._threads["dispatcher"].is_alive(), what="the claim has returned")
+    wait_until(
+        lambda: not runtime._threads.by_name["dispatcher"].is_alive(), what="the claim has returned"
+    )
     other = open_backend(f"sqlite:///{store}", clock=SystemClock())
     waits_uncharged(other, job.id)
     assert ran == []

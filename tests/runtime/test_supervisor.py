@@ -232,12 +232,12 @@ def test_a_loop_whose_thread_died_is_replaced(
     task = delayq.task(name="t")(lambda: 5)
     assert task.enqueue().wait(5).result == 5
     runtime = delayq.state.supervisor
-    thread = runtime._threads._threads[name]
+    thread = runtime._threads.by_name[name]
     kill(thread)
     (loop,) = (loop for loop in runtime.loops if loop.name == name)
     loop.wake()
     wait_until(lambda: not thread.is_alive(), what="the thread is gone")
-    wait_until(lambda: runtime._threads._threads[name].is_alive(), what="another one turns")
+    wait_until(lambda: runtime._threads.by_name[name].is_alive(), what="another one turns")
     assert task.enqueue().wait(5).result == 5
 
 
@@ -265,12 +265,12 @@ def test_a_loop_for_which_no_thread_is_to_be_had_is_replaced_later(
     runtime = delayq.state.supervisor
     wait_until(lambda: runtime.dispatcher.accepting, what="it is ready")
     refused = refuse_once(f"delayq-{name}", monkeypatch)
-    thread = runtime._threads._threads[name]
+    thread = runtime._threads.by_name[name]
     kill(thread)
     (loop,) = (loop for loop in runtime.loops if loop.name == name)
     loop.wake()
     wait_until(lambda: refused, what="no thread is to be had")
-    wait_until(lambda: runtime._threads._threads[name].is_alive(), 10, "another one turns")
+    wait_until(lambda: runtime._threads.by_name[name].is_alive(), 10, "another one turns")
     assert delayq.task(name="t")(lambda: 5).enqueue().wait(5).result == 5
 
 
@@ -284,7 +284,10 @@ def test_a_doorbell_for_which_no_thread_is_to_be_had_is_opened_once(
     runtime = delayq.state.supervisor
     listening = runtime._listening.name
     wait_until(lambda: refused, what="no thread is to be had")
-    wait_until(lambda: listening in runtime._threads and runtime._threads[listening].is_alive(), 10)
+    wait_until(
+        lambda: listening in runtime._threads.by_name and runtime._threads.by_name[listening].is_alive(),
+        10,
+    )
     assert faulty.calls["open_doorbell"] == 1
     delayq.state.close()
 
@@ -356,7 +359,9 @@ def test_a_stop_writes_what_could_not_be_written_before_if_the_store_is_back(del
 def test_whatever_a_turn_raises_its_loop_goes_on(delayq: DelayQ) -> None:
     faulty = install(delayq, *(Fault("rescue", n, action=leave) for n in range(1, 4)))
     delayq.start()
-    thread = wait_until(lambda: delayq.state.supervisor._threads["maintenance"], what="it is there")
+    thread = wait_until(
+        lambda: delayq.state.supervisor._threads.by_name["maintenance"], what="it is there"
+    )
     wait_until(lambda: faulty.calls.get("rescue", 0) > 3, 10, "it turns again")
     assert thread.is_alive()
 
@@ -456,7 +461,9 @@ def test_a_stop_that_ctrl_c_cuts_off_is_repeated_by_the_next_one(
     assert delayq.state.supervisor is runtime
     assert delayq.stop(5) is True
     assert (runtime._state, delayq.state.supervisor) == ("ended", None)
-    assert not any(thread.is_alive() for thread in [*runtime.pool.threads, *runtime._threads.values()])
+    assert not any(
+        thread.is_alive() for thread in [*runtime.pool.threads, *runtime._threads.by_name.values()]
+    )
     assert delayq.state.backend.processes() == []
 
 

@@ -226,7 +226,7 @@ class Marks:
 
 def test_a_claim_is_marked_before_it_begins() -> None:
     rig = Rig()
-    marks = Marks(folder=rig, meanwhile=lambda: seen.append(rig.ran))
+    marks = Marks(rig, meanwhile=lambda: seen.append(rig.ran))
     seen: list[int] = []
     rig.workers._work(rig.handed_over())
     assert (marks.marked, seen, rig.ran) == (["a"], [0], 1)
@@ -236,7 +236,7 @@ def test_a_claim_is_marked_before_it_begins() -> None:
 def test_a_thread_that_stood_still_before_its_mark_begins_nothing(stood_still: float) -> None:
     """Who took the job back meanwhile has seen no mark, and lets it run elsewhere."""
     rig = Rig()
-    marks = Marks(folder=rig, meanwhile=lambda: rig.clock.advance(stood_still))
+    marks = Marks(rig, meanwhile=lambda: rig.clock.advance(stood_still))
     held = rig.handed_over()
     rig.workers._work(held)
     if stood_still == 10.0:
@@ -251,7 +251,7 @@ def test_what_must_not_begin_is_never_marked(why: str) -> None:
     """A process that stood still refuses all that it had claimed; a kill then charges none."""
     rig = Rig()
     seen: list[str] = []
-    marks = Marks(folder=rig, meanwhile=lambda: seen.append("a"))
+    marks = Marks(rig, meanwhile=lambda: seen.append("a"))
     held = rig.handed_over()
     if why == "too old":
         rig.clock.advance(10.001)
@@ -265,6 +265,6 @@ def test_what_must_not_begin_is_never_marked(why: str) -> None:
 
 def test_a_claim_withdrawn_while_it_is_marked_keeps_no_mark() -> None:
     rig = Rig()
-    marks = Marks(folder=rig, meanwhile=lambda: rig.claims.withdraw(float("inf")))
+    marks = Marks(rig, meanwhile=lambda: rig.claims.withdraw(float("inf")))
     rig.workers._work(rig.handed_over())
     assert (marks.marked, rig.ran) == ([], 0)
