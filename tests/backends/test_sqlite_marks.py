@@ -453,6 +453,43 @@ def test_a_mark_on_its_way_into_the_old_table_is_in_the_new_one(path, monkeypatc
     assert began(path, late, claim_of("never")) == [True, False]
 
 
+def test_a_run_that_is_marked_beside_its_copy_is_marked_once(path, monkeypatch):
+    table = of_this_store(path)
+    table.open("me")
+    table.remove("me")
+    mark = marks._Table.mark
+    refused = claim_of("refused")
+
+    def overtaken(old, run):
+        monkeypatch.undo()
+        mark(old, run)
+        table.open("me")
+
+    monkeypatch.setattr(marks._Table, "mark", overtaken)
+    table.mark(refused)
+    assert began(path, refused) == [True]
+    table.unmark(refused)
+    assert began(path, refused) == [False]
+
+
+def test_a_run_that_ends_while_it_is_copied_leaves_no_place_taken(path, monkeypatch):
+    table = of_this_store(path)
+    table.open("me")
+    ended = claim_of("ended")
+    table.mark(ended)
+    table.remove("me")
+    runs = marks._Table.runs
+
+    def overtaken(old):
+        found = runs(old)
+        table.forget([Outcome(ended, Verb.COMPLETE, 0.0)])
+        return found
+
+    monkeypatch.setattr(marks._Table, "runs", overtaken)
+    table.open("me")
+    assert not table._tables["me"].runs()
+
+
 @pytest.mark.parametrize("step", ["runs", "erase"])
 def test_a_run_that_is_refused_while_the_marks_are_made_again_keeps_none(path, monkeypatch, step):
     table = of_this_store(path)

@@ -149,11 +149,12 @@ class Store:
         :param snapshot: all its statements see the store at one moment.
         """
         deadline = machine_time() + timeout
-        if self._write is None:
+        write = self._write
+        if write is None:
             if self.file.is_not_made_yet():
                 return self._read_nothing(operation, deadline)
             self._open_now(deadline)
-        elif self._write.pid != os.getpid():
+        elif write.pid != os.getpid():
             raise self._inherited()
         elif machine_time() - self._checked_at >= _CHECK_EVERY:
             try:

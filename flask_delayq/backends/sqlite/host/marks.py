@@ -157,8 +157,9 @@ class Marks:
         except KeyError:
             self._tables[claim.owner] = None
             return
+        run = (claim.id, claim.claim_no)
         while table is not None:
-            table.mark((claim.id, claim.claim_no))
+            table.mark(run)
             marked, table = table, self._tables.get(claim.owner)
             if table is marked:
                 return
@@ -182,6 +183,8 @@ class Marks:
             claim = outcome.claim
             table = tables.get(claim.owner)
             if table is not None and outcome.verb is not Verb.INTERRUPT:  # such a run goes on
+                if table.before is not None:
+                    table.before.forget((claim.id, claim.claim_no))  # before it is copied
                 table.forget((claim.id, claim.claim_no))
 
     def let_go(self, owner: str) -> None:
@@ -290,7 +293,9 @@ class _Table:
             if not place:
                 self._give_up()
                 return
-        self._places[run] = place
+        if self._places.setdefault(run, place) != place:
+            self._free.append(place)  # copied from the table before
+            return
         self._memory[place : place + _ENTRY.size] = entry
 
     def runs(self) -> list[Run]:
