@@ -29,7 +29,7 @@ def flask_executor(folder: Path, count: int) -> float:
 
     app = Flask("bench")
     app.config["EXECUTOR_MAX_WORKERS"] = WORKERS
-    executor = Executor(registry=app)
+    executor = Executor(app)
     with app.test_request_context():
         executor.submit(work, 0, "warm").result()
         began = time.perf_counter()

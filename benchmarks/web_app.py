@@ -59,7 +59,7 @@ def _flask_executor(app: Flask) -> Ways:
     from flask_executor import Executor
 
     app.config["EXECUTOR_MAX_WORKERS"] = WORKERS
-    executor = Executor(registry=app)
+    executor = Executor(app)
     done: list[int] = []
 
     def job(number: int, text: str) -> None:

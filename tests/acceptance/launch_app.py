@@ -47,7 +47,7 @@ class Recorder:
 
 def create_app() -> Flask:
     app = Flask("launched")
-    app.extensions["recorder"] = recorder = Recorder(backend=app)
+    app.extensions["recorder"] = recorder = Recorder(app)
     arm(recorder, app)
 
     @app.get("/")

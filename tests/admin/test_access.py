@@ -418,7 +418,7 @@ def test_a_decision_for_one_app_is_none_for_another() -> None:
         list(open_app(environ, lambda *args: lambda data: None))
         return closed(environ, start)
 
-    found = Client(backend=cascade).get("/delayq/jobs/secret", headers={"Accept": "application/json"})
+    found = Client(cascade).get("/delayq/jobs/secret", headers={"Accept": "application/json"})
     assert found.status_code == 403
 
 
