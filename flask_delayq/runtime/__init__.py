@@ -1,2 +1,2 @@
-"""What runs jobs in a process: each module one part with one verb.
-Must not know Flask, nor any one backend."""
+"""Runs jobs in a process; each module is one part with one task.
+Must not know Flask, or any concrete backend."""

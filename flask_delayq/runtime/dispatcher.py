@@ -1,5 +1,5 @@
-"""Claims what is due and hands it to the workers.
-The near future says only *when* to look; *what* to run is decided by the backend's claim alone."""
+"""Claims due jobs and passes them to the workers.
+The near future says only *when* to claim; the backend's claim decides *what* to run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .recorder import Recorder
 from .reservations import Reservations
 
 UNSTARTED_LIMIT = 0.1
-"""Seconds after which a claim that no worker has begun goes back for others to take."""
+"""Seconds after which a claim that no worker has begun is released for other processes."""
 
 CLAIM_LIMIT = 256
-"""Jobs claimed in one step: others who write wait for so many at most."""
+"""Maximum number of jobs in one claim, because other writers wait for it."""
 
 
 class Dispatcher:
@@ -187,23 +187,24 @@ class Dispatcher:
             if self._pool.hungry:
                 self._wake()  # somebody found no place while these were reserved
         if not self.accepting:
-            # A stop came between the claim and here, so what it withdrew were not these.
+            # A stop came between the claim and here, so it has not withdrawn these.
             self.release(self._claims.withdraw(float("inf")))
 
     def _return_unstarted(self) -> None:
-        """No job waits in memory behind a neighbour's long one: others may be free to run it."""
+        """Release claims that wait in memory behind long jobs: other processes may be free to run
+        them."""
         limit = self._clock.monotonic() - UNSTARTED_LIMIT if self.accepting else float("inf")
         withdrawn = self._claims.withdraw(limit)
         if withdrawn:
             self.release(withdrawn)
-            self._pool.stop_prefetching()  # after their places came back, which go with it
+            self._pool.stop_prefetching()  # after their places were returned, which it removes
 
     def release(self, claims: Sequence[Claim]) -> None:
-        """Give claims back that were withdrawn before they began."""
+        """Release claims that were withdrawn before they began."""
         now = self._clock.now()
         self._recorder.add_all([Outcome(claim, Verb.RELEASE, now) for claim in claims])
         self._pool.give_back(len(claims))
-        self._pool.hungry = True  # if nobody else takes them, our next free worker does
+        self._pool.hungry = True  # if no other process takes them, our next free worker does
 
     # --- when to turn again --------------------------------------------------------------------
 
@@ -226,26 +227,26 @@ class Dispatcher:
 
     @property
     def _is_idle(self) -> bool:
-        """Whether more jobs could be taken: else a look into the store is of no use."""
+        """Whether more jobs could be taken: else a query of the store is useless."""
         return not (self._pool.hungry or self._recorder.is_full)
 
     def _turn_by(self, moment: float) -> None:
-        """Wake the dispatcher if it sleeps for longer. From any thread, after what it is to see."""
+        """Wake the dispatcher if it sleeps for longer. Call it from any thread, after the change."""
         sleep = self._sleeps_until
         if moment < sleep[0]:
             self._wake()
-            sleep[0] = moment  # of this sleep only: the next one is for its own turn to say
+            sleep[0] = moment  # of this sleep only: the next turn sets the next one
 
     # --- the Runner of this process ------------------------------------------------------------
 
     def reserve(self, jobs: int) -> ClaimFor | None:
-        """Places for jobs that are being enqueued, or ``None``."""
+        """Reserve places for jobs that are being enqueued; ``None`` if there are none."""
         if not self.accepting or self._pool.hungry or self._recorder.is_full:
             return None
         return self._reservations.begin(self._owner, self._lease, jobs)
 
     def hand_over(self, reserved: ClaimFor, claims: Sequence[tuple[Claim, Struct | None]]) -> None:
-        """Run what was claimed while it was enqueued; unused places are free again."""
+        """Run jobs that were claimed when they were enqueued; unused places are freed."""
         since = self._clock.monotonic()
         self._reservations.end(reserved)
         held = [HeldClaim(claim, values, since, claim.leased_at) for claim, values in claims]
@@ -254,7 +255,7 @@ class Dispatcher:
             self._turn_by(self._clock.now() + UNSTARTED_LIMIT)
 
     def expect(self, jobs: Sequence[tuple[str, float]]) -> None:
-        """Jobs (id, due moment) were stored and wait: turn now, or when they are due."""
+        """Jobs (id, due time) were stored and wait: turn now, or when they are due."""
         now = self._clock.now()
         earliest = float("inf")
         due_now = False
@@ -272,7 +273,7 @@ class Dispatcher:
         """A job was stored that is due and waits: turn as soon as there is a place for it."""
         pool = self._pool
         if pool.hungry:
-            return  # a claim that is about to start will find it, or the next free place wakes us
+            return  # the next claim will find it, or the next free place wakes us
         self._wanted = True
         if pool.busy >= pool.places:
             # In this order: a worker that ends between the two lines sees the flag and wakes us.
@@ -282,5 +283,5 @@ class Dispatcher:
         self._wake()
 
     def request_cancel(self, job_id: str) -> None:
-        """If the job runs here, let its task see that it should stop."""
+        """If the job runs here, make its ``cancel_requested`` True."""
         self._claims.request_cancel(job_id)

@@ -1,5 +1,5 @@
-"""Runs everything that is due in the caller's thread: for tests, scripts, and the inline mode.
-A small runtime: it shows a sign of life and keeps its claims, in one thread more while jobs run."""
+"""Runs all due jobs in the caller's thread: for tests, scripts, and the inline mode.
+A small runtime: one extra thread renews its claims and its sign of life while jobs run."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from .signal_sender import SignalSender
 _log = logging.getLogger(__name__)
 
 ROUNDS = 100_000
-"""Jobs in one drain at most: a task that always enqueues itself again must not drain for ever."""
+"""Maximum number of jobs in one drain: a task that always enqueues itself must not run for ever."""
 
 _PATIENCE = 15.0
-"""Seconds that a drain waits at most for its last words to be written, longer than the store takes to
-say that it is locked. After that its thread goes on trying alone."""
+"""Maximum seconds that a drain waits until its outcomes are written; longer than the store's timeout for
+locks. After that only its thread keeps trying."""
 
 
 class Drain:
@@ -42,10 +42,10 @@ class Drain:
 
     :param scope: makes the context in which each job runs.
     :param sender: the sender of signals.
-    :param on_recorded: called with the ids of jobs whose outcome was written; returns whether anybody
+    :param on_recorded: called with the ids of jobs whose outcome was written; returns whether a caller
         waited for one of them.
-    :param threads: whether threads run in this process; without one nothing is renewed, so a job longer
-        than the lease may be taken back.
+    :param threads: whether this process can start threads; if not, nothing is renewed, so a job that
+        takes longer than the lease may be taken back.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ class Drain:
     def run(self, limit: int | None = None) -> list[Outcome]:
         """Claim and run due jobs one by one, also those that they enqueue, until none is due.
 
-        Ctrl-C ends the drain and not the job: it waits again, uncharged (it fails if it must not be
-        repeated), and the KeyboardInterrupt goes on.
+        Ctrl-C ends the drain, not the job: the job waits again, uncharged (it fails if it must not be
+        repeated), and the KeyboardInterrupt is raised.
 
-        :param limit: at most so many jobs.
-        :returns: how each run ended, in order. The verb is RESCUE where the job was taken away
-            meanwhile: then nothing is recorded of its end, and somebody else runs it.
+        :param limit: maximum number of jobs.
+        :returns: the outcome of each run, in order. The verb is RESCUE if the job was taken back
+            meanwhile: then no outcome is recorded, and another process runs it.
         :raises RuntimeError: more than :data:`ROUNDS` jobs; a task seems to enqueue itself for ever.
         """
         outcomes: list[Outcome] = []
@@ -129,7 +129,7 @@ class Drain:
                     break
                 outcome = self._run(claim)
                 if outcome.verb is Verb.RELEASE:
-                    continue  # left to others, and not asked for again
+                    continue  # left to other processes; the next claim excludes its task
                 outcomes.append(outcome)
                 self.signal_sender.turn(self._clock.now())
                 if len(outcomes) >= ROUNDS:
@@ -160,14 +160,14 @@ class Drain:
         return None
 
     def _finds_something(self) -> bool:
-        """Show a sign of life once there is something to run: most drains of a test suite find nothing.
+        """Show a sign of life when there is something to run: most drains of a test suite find nothing.
 
-        Before the first claim: what a kill leaves of it is to be known as not begun.
+        This is before the first claim, so that jobs that a kill leaves behind are known as not begun.
         """
         due = self._backend.next_due(self._settings.queues, owner=self.owner)
         if due is None or due > self._clock.now():
             return False
-        self._is_shown = True  # also if it is shown by half
+        self._is_shown = True  # also if the call fails half way
         self._backend.announce(self._describe())
         if self._threads:
             self._start_keeping()
@@ -193,14 +193,14 @@ class Drain:
         thread = threading.Thread(target=self._keeping.run, name="delayq-drain-renewer", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:  # the interpreter or the system has none any more
+        except RuntimeError as error:  # no thread can be started
             _log.warning("the jobs of this drain are not renewed: %s", error)
         else:
             self._thread = thread
 
     def _keep(self, now: float) -> float | None:
-        """One turn of the thread beside the jobs: keep the claims and the sign of life; in the end write
-        what is not written, and withdraw."""
+        """One turn of the extra thread: renew the claims and the sign of life; at the end write the
+        remaining outcomes, and withdraw."""
         if self._is_over:
             self._end_here(now)
             return None
@@ -216,7 +216,7 @@ class Drain:
         claim, ident = held.claim, threading.get_ident()
         run = self._begin(held, ident)
         if run is None:
-            # It may have been taken from us while this thread stood still.
+            # It may have been taken back while this thread was suspended.
             released = Outcome(claim, Verb.RELEASE, self._clock.now())
             self._claims.withdraw(float("inf"))
             self._recorder.add(Ended(released))
@@ -225,7 +225,7 @@ class Drain:
         try:
             held.ended = self._executor.execute(run)
         finally:
-            # Without an end it was Ctrl-C.
+            # Without an outcome it was Ctrl-C.
             ended = held.ended
             if ended is None:
                 ended = Ended(Outcome(claim, Verb.INTERRUPT, self._clock.now()))
@@ -249,8 +249,8 @@ class Drain:
         return None
 
     def _excuse(self, claim: Claim) -> None:
-        """Of a run that Ctrl-C has ended: if it may be repeated, let it be uncharged even if a second
-        Ctrl-C ends the process before that is written."""
+        """For a run that Ctrl-C has ended: if it may be repeated, it must stay uncharged even if a
+        second Ctrl-C ends the process before its outcome is written."""
         if not isinstance(self._backend, Inspectable):
             return
         try:
@@ -261,10 +261,10 @@ class Drain:
             self._backend.unmark_begun(claim)
 
     def _end(self) -> None:
-        """Write what is not written, and withdraw: nothing runs in this owner's name any more.
+        """Write the remaining outcomes, and withdraw: this owner runs nothing any more.
 
-        In the thread beside the jobs, which no Ctrl-C reaches, and which goes on if the store is away:
-        until then nobody else runs these jobs.
+        In the extra thread, which Ctrl-C does not reach, and which goes on if the store is unavailable:
+        until then no other process runs these jobs.
         """
         self._is_over = True
         if self._thread is None:
@@ -284,23 +284,23 @@ class Drain:
         except BackendError as error:
             if not is_late:
                 _log.warning(
-                    "how %d jobs of a drain ended cannot be written yet, its thread goes on trying: %s",
+                    "the outcomes of %d jobs of a drain are not written yet; its thread retries: %s",
                     self._recorder.backlog,
                     error,
                 )
-                self._tried_to_end.set()  # nobody waits for what follows
+                self._tried_to_end.set()  # the caller does not wait any longer
             self._renewer.turn(now)
             raise
         finally:
             self._tried_to_end.set()
-        self.signal_sender.turn(now)  # what was left to be told
+        self.signal_sender.turn(now)  # the remaining signals
 
     def _end_without_thread(self) -> None:
         try:
             while self._recorder.backlog:
                 self._recorder.write_group(self._clock.now())
         except BaseException as error:
-            # Not withdrawn: that would release what has run. As if this process had died.
+            # No withdrawal, because that would release jobs that have run. As if this process had died.
             self._backend.let_go(self.owner)
             _log.warning("what this drain leaves behind is for others to take back: %s", error)
             if not isinstance(error, BackendError):

@@ -1,5 +1,5 @@
-"""Tells an error of a task from the interpreter's refusal to let it go on while the process ends.
-Must not know what becomes of the job."""
+"""Tells an exception of a task from the refusals of an ending interpreter.
+Must not know what happens to the job."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _REFUSALS = ("at interpreter shutdown", "after interpreter shutdown")
 
 
 def cut_off_by_exit(error: BaseException) -> bool:
-    """Whether a run ended because its interpreter is at its end and refuses new threads and processes.
+    """Whether a run failed because its interpreter is ending and refuses new threads and processes.
 
     Python 3.12.0 to 3.12.2 refuse them as soon as the main thread has ended, while jobs still get time
-    (python/cpython#113964); every other version does when a job outlives its process's drain. The task
-    may have raised an error of its own from that one.
+    (python/cpython#113964); every other version does so when a job outlives its process's drain. The
+    refusal may be the cause of an exception that the task raised.
     """
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         if isinstance(link, RuntimeError) and _says_so(link):
-            return _is_ending()  # words alone prove nothing
+            return _is_ending()  # the message alone proves nothing
         seen.add(id(link))
         link = link.__cause__ or link.__context__
     return False
@@ -33,7 +33,7 @@ def _says_so(error: RuntimeError) -> bool:
 
 
 def _is_ending() -> bool:
-    """Whether this interpreter has come to its end: it refuses a thread, or work for a pool of them."""
+    """Whether this interpreter is ending: it refuses a thread, or work for a thread pool."""
     try:
         _thread.start_new_thread(int, ())
     except RuntimeError as refusal:

@@ -1,5 +1,5 @@
-"""Tasks that are not registered here and of which jobs came: what to ask the store for because of them.
-Knows names only; no thread and no store."""
+"""Decides which tasks to claim after jobs of tasks came that are not registered here.
+Knows only names; no thread and no store."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ..task import TaskRegistry
 
 
 class ForeignTasks:
-    """What one runtime has met.
+    """The unregistered tasks that one runtime has met.
 
-    While a process knows the tasks of all jobs that it gets, it asks for any job, which costs nothing.
-    From the first one that it does not know it asks for its own tasks only: the others belong to other
-    code, another app on the same store or another version of this one, and it must not even touch them.
+    While a process knows the tasks of all jobs that it gets, it claims any job, which costs nothing.
+    After the first unknown task it claims only its own tasks: the others belong to another app on the
+    same store or to another version of this app, and this process must not touch them.
     """
 
     def __init__(self, registry: TaskRegistry) -> None:
@@ -26,7 +26,7 @@ class ForeignTasks:
         return bool(self._names)
 
     def meet(self, task: str) -> bool:
-        """Note a task that is not registered here; True if it is the first time."""
+        """Add a task that is not registered here; True if it is new."""
         if task in self._names:
             return False
         self._names.add(task)
@@ -34,5 +34,5 @@ class ForeignTasks:
 
     @property
     def tasks(self) -> Collection[str] | None:
-        """The tasks to ask for; ``None``: any."""
+        """The tasks to claim; ``None``: any."""
         return self._registry.names if self._names else None

@@ -1,5 +1,5 @@
 """The claims that this process holds, from the store's answer until the outcome is written.
-The one place that renewal and the dispatcher ask; knows no thread and no store."""
+Renewal and the dispatcher read it; knows no thread and no store."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from .ended import Ended
 
 
 class HeldClaim(Struct, eq=False, gc=False):
-    """A claim in this process, until a worker has handed on its end."""
+    """A claim in this process, until its outcome is written."""
 
     claim: Claim
     values: Struct | None
-    """Its arguments, if they were decoded already."""
+    """Its arguments, if they are decoded already."""
     since: float
     """When it came here (monotonic)."""
     leased_at: float
     """When its lease began (monotonic)."""
     run: RunningJob | None = None
-    """Its run, once a worker took it."""
+    """Its run, after a worker took it."""
     begun: bool = False
     """Whether the task may have been called."""
     ended: Ended | None = None
-    """How the run ended, once that is known."""
+    """How the run ended, if it has ended."""
     withdrawn: bool = False
     lost: bool = False
-    """Whether somebody else has the job by now; it is renewed no more."""
+    """Whether another process has the job now; then it is no longer renewed."""
 
 
 class HeldClaims:
-    """Claims in three stages, and in no instant in none of them:
+    """Claims in three stages; a claim is always in at least one of them:
 
         unstarted ---- begin ----> working ---- the end is known ----> ended ---- written ---->
             `--- withdraw, with its release as its end ---------------^
 
-    Whoever moves one puts it into the next stage before it leaves the one before, and whoever looks
-    reads them in that order. So what is held is what the three hold: nothing can be forgotten in a book
-    of its own when an exception strikes.
+    A claim is added to the next stage before it is removed from the previous one, and readers
+    read the stages in this order. There is no separate list of held claims, so an asynchronous exception
+    cannot make one wrong.
 
-    Each step is one operation on a dict or a deque (atomic under the interpreter's lock), so that no
-    worker waits for another here. Claims are told apart as objects: one that was given back may still
-    lie in a worker's queue when this process has claimed the same job anew.
+    Each step is one operation on a dict or a deque (atomic under the GIL), so that no worker waits for
+    another here. Claims are compared by identity: a released claim may still be in a worker's queue when
+    this process has claimed the same job again.
     """
 
     def __init__(self) -> None:
-        # By id(), which is nobody else's while it is in here; insertion order, the oldest is first.
+        # By id(), which is unique while the object is in here; in insertion order, the oldest first.
         self._unstarted: dict[int, HeldClaim] = {}
         self.working: dict[int, HeldClaim] = {}
         """What workers run, by the thread's ident."""
@@ -59,7 +59,7 @@ class HeldClaims:
         self.closed = False
 
     def close(self) -> None:
-        """Let nothing begin any more, for good. What has not begun stays to be withdrawn."""
+        """Let no claim begin any more, permanently. Claims that have not begun stay until withdrawn."""
         self.closed = True
 
     def add(self, held: HeldClaim) -> None:
@@ -67,7 +67,7 @@ class HeldClaims:
         self._unstarted[id(held)] = held
 
     def may_begin(self, held: HeldClaim, leased_after: float) -> bool:
-        """Whether :meth:`begin` would say yes now: so that what it would refuse is not even marked."""
+        """Whether :meth:`begin` would succeed now: a claim that it would refuse must not be marked."""
         return not (held.withdrawn or self.closed or held.leased_at < leased_after)
 
     def begin(
@@ -75,15 +75,14 @@ class HeldClaims:
     ) -> bool:
         """Take an unstarted claim to run it in this thread; False if it was withdrawn meanwhile.
 
-        Also False, and it stays to be withdrawn, once closed, or if its lease began before
-        ``leased_after``: it may have been taken from us while this process, or the thread that asked,
-        stood still.
+        Also False if this is closed, or if its lease began before ``leased_after``: another process may
+        have taken it while this process or thread was suspended. Then it stays until withdrawn.
         """
         if held.leased_at < leased_after:
             return False
         held.run = run
-        # Before it leaves the stage before; and before the look at `closed`: whoever closes and then
-        # looks who works either sees this one, or this one sees that it is closed.
+        # Before it is removed from the previous stage, and before `closed` is read: a thread that closes
+        # and then reads `working` either sees this claim, or this thread sees `closed`.
         self.working[ident] = held
         if not self.closed and self._unstarted.pop(id(held), None) is not None:
             return True
@@ -108,12 +107,12 @@ class HeldClaims:
 
     @property
     def running(self) -> dict[int, RunningJob]:
-        """Runs under way, by the thread's ident; a copy."""
+        """Current runs, by the thread's ident; a copy."""
         working = self.working.copy()
         return {ident: held.run for ident, held in working.items() if held.run is not None}
 
     def request_cancel(self, job_id: str) -> bool:
-        """Let the run of this job see that it should stop; False if it does not run here."""
+        """Make ``cancel_requested`` of this job's run True; False if the job does not run here."""
         for run in self.running.values():
             if run.id == job_id:
                 run.request_cancel()
@@ -121,7 +120,7 @@ class HeldClaims:
         return False
 
     def lose(self, claim: Claim) -> bool:
-        """Somebody else has the job of this claim; whether it runs here all the same."""
+        """Note that another process has the job of this claim; returns whether it runs here anyway."""
         for held in self.working.copy().values():
             if held.claim is claim and held.run is not None:
                 held.lost = True
@@ -130,13 +129,13 @@ class HeldClaims:
         return False
 
     def oldest_unstarted(self) -> float | None:
-        """Since when (monotonic) the first unstarted claim waits."""
+        """The time (monotonic) since which the oldest unstarted claim waits."""
         for held in list(self._unstarted.values())[:1]:
             return held.since
         return None
 
     def held(self) -> list[Claim]:
-        """All claims that are to be renewed; of a job claimed anew only the newer one."""
+        """All claims to renew; for a job that was claimed again only the newer claim."""
         newest: dict[str, Claim] = {}
         for claim in self._in_order():
             known = newest.get(claim.id)
@@ -158,10 +157,10 @@ class HeldClaims:
 
     @property
     def places(self) -> int:
-        """Workers' places that they take: those that wait for a worker, and those that run."""
+        """The number of workers' places in use: claims that wait for a worker, and claims that run."""
         return len(self._unstarted) + len(self.working)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits, runs or is to be written."""
+        """Whether no claim waits, runs or has an unwritten outcome."""
         return not (self._unstarted or self.working or self.ended)

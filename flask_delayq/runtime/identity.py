@@ -1,5 +1,5 @@
-"""The record by which a process that runs jobs is known to the others.
-Pure; who announces it, and how often, are other parts."""
+"""The record of a process that runs jobs, for other processes.
+Pure; maintenance stores it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..task import TaskRegistry
 from .peers import fingerprints
 
 WORKER = "worker"
-"""The role of a process that does nothing but run jobs; its log tells of each at INFO."""
+"""The role of a process that only runs jobs; it logs each job at INFO."""
 
 
 def describe(
@@ -31,10 +31,10 @@ def describe(
 ) -> ProcessRecord:
     """The record of a runtime in this process.
 
-    :param role: how it came to run jobs.
-    :param registry: what it can run.
-    :param app: the name of the app, to tell apart those that share a store.
-    :param busy: jobs that run.
+    :param role: what started it.
+    :param registry: the tasks that it can run.
+    :param app: the name of the app, because several apps may share a store.
+    :param busy: the number of running jobs.
     :param started_at: epoch seconds.
     :param lateness: 50th and 99th percentile of recent jobs, in seconds.
     """

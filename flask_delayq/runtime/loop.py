@@ -1,5 +1,5 @@
-"""Repeats a turn until told to stop: waits as long as the turn says, survives what it raises.
-Knows no job and no store; the supervisor gives it a thread."""
+"""Repeats a turn until it is stopped: waits as long as the turn says, survives its exceptions.
+Knows no job and no store; the supervisor runs it in a thread."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ..errors import BackendError
 _log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 5.0
-"""Seconds at most between two tries of a turn that fails."""
+"""Maximum seconds between two tries of a turn that fails."""
 
 HURRIED_PAUSE = 0.25
-"""The same once somebody waits for it."""
+"""The same when a stop waits for the loop."""
 
 REMIND_EVERY = 60.0
-"""Seconds between two log lines about turns that fail the same way, whether or not some end well."""
+"""Seconds between two log lines about turns that fail in the same way, even if some turns succeed."""
 
 
 class Loop:
     """One loop of the runtime.
 
     :param name: what it does, for log lines, thread names and pages.
-    :param turn: one turn at a wall moment; returns the seconds to wait for the next one, ``None`` for
-        "until woken".
-    :param longest_pause: seconds at most between two tries of a turn that fails.
+    :param turn: one turn, called with the wall time; returns the seconds until the next one, ``None``
+        for "until woken".
+    :param longest_pause: maximum seconds between two tries of a turn that fails.
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class Loop:
     ) -> None:
         self.name = name
         self.turned_at = clock.monotonic()
-        """When the last turn ended well (monotonic)."""
+        """When a turn last succeeded (monotonic)."""
         self.failing: str | None = None
-        """Why the last turn failed, while it does."""
+        """Why the last turn failed; ``None`` if it did not."""
         self._turn = turn
         self._clock = clock
         self._longest_pause = longest_pause
@@ -55,17 +55,17 @@ class Loop:
         self._recovery_is_news = False
 
     def wake(self) -> None:
-        """Let the next turn begin now."""
+        """Begin the next turn now."""
         self._bell.ring()
 
     def hurry(self) -> None:
-        """Somebody waits for what it does: from now on pause at most :data:`HURRIED_PAUSE` after a
-        failure, the pause under way included."""
+        """A stop waits for this loop: from now on pause at most :data:`HURRIED_PAUSE` after a
+        failure, also in the current pause."""
         self._longest_pause = min(self._longest_pause, HURRIED_PAUSE)
         self.wake()
 
     def stop(self) -> None:
-        """End the loop after the turn under way."""
+        """End the loop after the current turn."""
         self._stopping = True
         self.wake()
 
@@ -81,7 +81,7 @@ class Loop:
             if pause is None or not self._failures:
                 self._bell.wait(pause)
                 continue
-            # While turns fail, being asked for does not bring the store back sooner.
+            # While turns fail, wake-ups are ignored: they do not bring the store back sooner.
             began = self._clock.monotonic()
             while self._bell.wait(began + pause - self._clock.monotonic()):
                 if self._stopping:
@@ -90,9 +90,9 @@ class Loop:
 
     def _one_turn(self) -> float | None:
         try:
-            self._bell.hush()  # whatever asked for a turn until now gets this one
+            self._bell.hush()  # this turn serves all wake-ups until now
             pause = self._turn(self._clock.now())
-        except BaseException as error:  # a thread's top: the loop must outlive whatever a turn meets
+        except BaseException as error:  # a thread's top: the loop must survive every exception of a turn
             return self._failed(error)
         self.turned_at = self._clock.monotonic()
         if self._failures:
@@ -106,12 +106,12 @@ class Loop:
     def _failed(self, error: BaseException) -> float:
         self._failures += 1
         self.failing = f"{type(error).__name__}: {error}"
-        # The words of one trouble vary; and on a full disk some turns end well and others do not.
+        # The messages of one problem vary; and on a full disk some turns succeed and others do not.
         kind = f"{type(error).__name__}: {getattr(error, 'reason', error)}"
         now = self._clock.monotonic()
         if kind != self._logged or now - self._logged_at >= REMIND_EVERY:
             self._logged, self._logged_at, self._recovery_is_news = kind, now, True
-            # A store that is away is a state of the world; anything else is our own mistake.
+            # An unavailable store is an external problem; any other exception is a bug of ours.
             ours = not isinstance(error, BackendError)
             _log.error("%s failed: %s", self.name, self.failing, exc_info=error if ours else None)
         return float(min(self._longest_pause, 0.05 * 2 ** min(self._failures, 10)))

@@ -1,4 +1,4 @@
-"""What must be done again and again: announce this process, rescue, prune, and start what is periodic.
+"""Recurring work: announce this process, rescue, prune, and enqueue occurrences of schedules.
 Knows the backend's verbs for these; runs no job."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVERY = 1.0
 """Seconds between two turns."""
 
 SOON = 0.1
-"""Seconds until the next turn while the backend wants its upkeep often."""
+"""Seconds until the next turn while the backend needs its maintenance often."""
 
 ANNOUNCE_EVERY = 10.0
 """Seconds between two refreshes of the process record."""
@@ -36,22 +36,22 @@ FORGET_EVERY = 3600.0
 """Seconds between two rounds of forgetting queues without jobs."""
 
 PRUNE_BATCH = 200
-"""Jobs deleted in one step, so that no caller waits long behind it."""
+"""Jobs deleted in one transaction, so that other writers do not wait long."""
 
 RESCUE_BATCH = 100
-"""Jobs taken back in one step, likewise."""
+"""Jobs taken back in one transaction, for the same reason."""
 
 
 class Maintenance:
-    """The upkeep of one runtime.
+    """The maintenance of one runtime.
 
     :param foreign_tasks: the tasks that this process leaves to others.
-    :param tell: sends a signal, called with it and its keywords.
-    :param judges_as_of: the monotonic moment as of which leases may be judged, ``None``: not now; see
-        :class:`~flask_delayq.runtime.renewer.Renewer`.
-    :param describe: this process's record as of now.
+    :param tell: sends a signal; called with the signal and its keywords.
+    :param judges_as_of: returns the monotonic time for which leases may be judged, ``None``: they may
+        not be judged now; see :class:`~flask_delayq.runtime.renewer.Renewer`.
+    :param describe: returns the current record of this process.
     :param on_ready: called once, when the process is announced and its schedules are stored.
-    :param on_waiting: called when jobs wait that nobody was told of.
+    :param on_waiting: called when jobs wait of which no dispatcher was told.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class Maintenance:
         due = self._backend.next_occurrence()
         if due is None:
             return EVERY
-        # One that is past is not ours to start (its task is unknown here).
+        # An occurrence in the past is not ours: its task is unknown here.
         return min(EVERY, due - self._clock.now()) if due > now else EVERY
 
     def _rescue(self, now: float) -> bool:
-        """Take one batch back; True when no more is to be taken back now."""
+        """Take one batch back; True if there is no more to take back now."""
         as_of = self._judges_as_of()
         rescued = self._backend.rescue(
             now=now,
@@ -158,7 +158,7 @@ class Maintenance:
         return len(rescued) < RESCUE_BATCH
 
     def _prune(self, now: float, mono: float) -> bool:
-        """Delete one batch if it is time; True when nothing more is to be deleted now."""
+        """Delete one batch if it is time; True if there is no more to delete now."""
         if mono < self._prune_at:
             return True
         settings = self._settings

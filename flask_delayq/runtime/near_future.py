@@ -1,14 +1,14 @@
 """When the next job is due, as far as this process knows: the wheel, and how it is filled.
-Knows the store's questions about due moments; claims nothing and decides nothing.
+Knows the store's queries about due times; claims nothing and decides nothing.
 
-The wheel is filled from three sources, so that a delayed job costs the store its claim and no question:
+The wheel is filled from three sources, so that a delayed job costs the store one claim and no query:
 
     jobs that this process stores      ``expect``, from any thread
     jobs stored before it began        ``refill``, page by page, half of the horizon at least ahead
     jobs that other processes store    ``look``, once a second and after each ring: the store's next due
                                        moment, if the wheel has none so early (taken out as ``NEXT``)
 
-What none of them tells is found by the next ``look``: it is late by :data:`SAFETY` at most.
+The next ``look`` finds jobs that none of them reports: they are late by at most :data:`SAFETY`.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from .foreign_tasks import ForeignTasks
 from .wheel import TimingWheel
 
 SAFETY = 1.0
-"""Seconds between two looks into the store whatever the wheel says: what a lost ring, a clock step or a
-process that died after enqueueing can cost at most."""
+"""Maximum seconds between two queries of the store, whatever the wheel says. So it is the maximum delay
+by a lost ring, a clock step or a process that died after enqueueing."""
 
 PAGE = 2000
-"""Jobs read into the wheel in one step."""
+"""Jobs read into the wheel with one query."""
 
 WHEEL_LIMIT = 200_000
-"""Jobs in the wheel at most; beyond it the horizon is shorter than configured."""
+"""Maximum number of jobs in the wheel; with more the horizon is shorter than configured."""
 
 EXPECTED_LIMIT = WHEEL_LIMIT
-"""Jobs on their way into the wheel at most, should the dispatcher stand still; the oldest are left to
-``look``."""
+"""Maximum number of jobs on their way into the wheel, if the dispatcher is blocked; ``look`` finds the
+oldest ones that are dropped."""
 
 NEXT = ""
-"""In place of a job's id: what the store names as its next due moment."""
+"""Stands for a job's id: the next due time that the store reported."""
 
 
 class NearFuture:
-    """The due moments of the next hour or so. All but :meth:`expect` is for one thread.
+    """The due times of the next hour or so. All methods but :meth:`expect` are for one thread.
 
     :param queues: the queues that are served, ``None``: all.
-    :param horizon: seconds that it is filled ahead.
-    :param foreign_tasks: which tasks to ask the store for.
+    :param horizon: seconds for which it is filled ahead.
+    :param foreign_tasks: says for which tasks to query the store.
     """
 
     def __init__(
@@ -64,13 +64,12 @@ class NearFuture:
         self._queues = queues
         self._horizon = horizon
         self._foreign_tasks = foreign_tasks
-        # Who enqueues takes no lock here: it may be a finalizer, which runs in the middle of whatever
-        # its thread does.
+        # `expect` takes no lock: its caller may be a finalizer, which interrupts any code of its thread.
         self._expected: deque[tuple[str, float]] = deque(maxlen=EXPECTED_LIMIT)
         self.forget()
 
     def forget(self) -> None:
-        """Begin with an empty wheel, to be filled anew."""
+        """Empty the wheel; it will be filled again."""
         self._wheel = TimingWheel(self._clock.now())
         self._loaded_until = -math.inf  # the wheel has what was stored by then and is due by then
         self._named: float | None = None  # what the store named, and the wheel lacks
@@ -79,7 +78,7 @@ class NearFuture:
         return len(self._wheel)
 
     def expect(self, job_id: str, run_at: float) -> None:
-        """A job was stored that is due at ``run_at`` (wall time). From any thread."""
+        """A job was stored that is due at ``run_at`` (epoch seconds). Call it from any thread."""
         self._expected.append((job_id, run_at))
 
     @property
@@ -89,16 +88,16 @@ class NearFuture:
 
     @property
     def is_named(self) -> bool:
-        """Whether a due moment is waited for that the store named, and the wheel lacks."""
+        """Whether the store reported a due time that the wheel lacks."""
         return self._named is not None
 
     def reload(self, now: float) -> None:
-        """Read what other processes stored since it was filled."""
+        """Read the jobs that other processes have stored since it was filled."""
         self._loaded_until = -math.inf
         self.refill(now)
 
     def take(self, now: float) -> list[tuple[float, str]]:
-        """Take out what is due at ``now``: (due, id), at most :data:`PAGE` of the wheel."""
+        """Remove and return the jobs due at ``now``: (due, id), at most :data:`PAGE` of the wheel."""
         self._take_expected()
         due = self._wheel.advance(now, PAGE)
         if self._named is not None and self._named <= now:
@@ -107,7 +106,7 @@ class NearFuture:
         return due
 
     def next_due(self) -> float | None:
-        """The earliest moment known; ``None``: none."""
+        """The earliest known due time; ``None``: none."""
         self._take_expected()
         known = self._wheel.next_due()
         if self._named is None:
@@ -125,13 +124,13 @@ class NearFuture:
                 self._loaded_until = math.nextafter(run_at, -math.inf)
 
     def look(self, now: float) -> bool:
-        """Ask the store for its next due moment; True if something is due now."""
+        """Query the store for its next due time; True if something is due now."""
         due = self._backend.next_due(self._queues, owner=self._owner, tasks=self._foreign_tasks.tasks)
         self._named = None
         if due is None or due <= now:
             return due is not None
         known = self.next_due()
-        # Later than the next look it need not be known.
+        # A time after the next look need not be known.
         if due <= now + SAFETY and (known is None or due < known):
             self._named = due
         return False

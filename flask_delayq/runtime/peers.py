@@ -1,5 +1,5 @@
-"""The other processes that run jobs of this store, as far as their records tell what they can run.
-Knows records only; who asks for them, and why, is the affair of others."""
+"""The processes that run jobs of this store, and what they can run, by their records.
+Knows only records."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Peer(Struct, frozen=True):
     host: str
     app: str
     queues: tuple[str, ...] | None
-    """Those that it serves; ``None``: all."""
+    """The queues that it serves; ``None``: all."""
     tasks: Mapping[str, str] | None
-    """What it can run: names, each with its :func:`fingerprint`; ``None``: its record does not tell."""
+    """The names of its tasks, each with its :func:`fingerprint`; ``None``: unknown."""
 
     def may_know(self, task: str) -> bool:
         return self.tasks is None or task in self.tasks
@@ -38,7 +38,7 @@ class Peer(Struct, frozen=True):
 
 
 def living(processes: Iterable[ProcessRecord]) -> list[Peer]:
-    """Those of the processes that are there now."""
+    """The living ones of these processes."""
     return [_peer(process) for process in processes if process.alive]
 
 
@@ -50,18 +50,18 @@ class _Told(Struct):
 
 def _peer(process: ProcessRecord) -> Peer:
     told = _Told()
-    # A forged or foreign record tells nothing.
+    # Bad values of a forged or foreign record are ignored.
     with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
         told = msgspec.json.decode(process.info, type=_Told)
     return Peer(process.owner, process.pid, process.host, told.app, told.queues, told.tasks)
 
 
 def fingerprint(task: Task[..., Any]) -> str:
-    """A mark of a task's parameters: processes with different marks have different code, and a call that
-    one of them cannot read the other one may."""
+    """A hash of a task's parameters: processes with different hashes have different code, so one of them
+    may accept a call that the other one does not."""
     return f"{zlib.crc32(task.parameters.encode('utf-8', 'replace')):08x}"
 
 
 def fingerprints(registry: TaskRegistry) -> dict[str, str]:
-    """Every name of every task with its mark."""
+    """Every name of every task with its :func:`fingerprint`."""
     return {name: fingerprint(task) for task in registry for name in (task.name, *task.declared.aliases)}

@@ -1,5 +1,5 @@
 """Schedules: stores the declared ones, and enqueues a job for each occurrence that is due.
-Knows the backend's verbs for schedules; when it is called is up to maintenance or a drain."""
+Knows the backend's verbs for schedules; maintenance or a drain calls it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from ..task import TaskRegistry
 _log = logging.getLogger(__name__)
 
 CLOCK_WAS_WRONG = 3 * 3600.0
-"""Seconds by which a schedule is too far ahead for a small correction of the clock."""
+"""A schedule that is more than this many seconds too far ahead comes from a wrong clock."""
 
 
 class Periodic:
-    """The schedules of one store, as one process treats them. On a backend without schedules it does
-    nothing.
+    """Handles the schedules of one store in one process. On a backend without schedules it does nothing.
 
     :param registry: the tasks of this process; schedules of other tasks are left to other processes.
     """
@@ -33,12 +32,12 @@ class Periodic:
         self._unusable: set[str] = set()  # names of schedules whose bad rule was logged
 
     def declare(self, now: float) -> None:
-        """Bring the stored schedules in line with the tasks that are periodic by their decorator.
+        """Store the schedules that decorators of tasks declare.
 
-        A schedule whose task is registered here without a rule any more is removed; one whose task is
-        unknown here may belong to other code on the same store and is left alone.
+        A declared schedule is removed if its task is registered here without a rule. A schedule whose
+        task is unknown here may belong to other code on the same store and is not changed.
 
-        :param now: wall moment, epoch seconds.
+        :param now: the current time, epoch seconds.
         """
         if self._backend is None:
             return
@@ -67,30 +66,31 @@ class Periodic:
                 self._backend.remove_schedule(schedule.name)
 
     def pull_back(self, now: float) -> None:
-        """Pull schedules back to the present that a clock years ahead has sent into the future.
+        """Set schedules back that a wrong clock has moved far into the future.
 
-        Only those further ahead than :data:`CLOCK_WAS_WRONG`: after a smaller step back the occurrences
-        up to the old present have run, and time catches up with them (the rule of Vixie cron).
+        Only those further ahead than :data:`CLOCK_WAS_WRONG`: after a smaller step back of the clock the
+        next occurrences have run already, and the schedule waits until the clock has caught up (the rule
+        of Vixie cron).
 
-        :param now: wall moment, epoch seconds.
+        :param now: the current time, epoch seconds.
         """
         if self._backend is None:
             return
         for schedule in self._backend.schedules():
             due = self._next_due(schedule, now)
-            # Moved on without a job: of several processes that see it, one does it.
+            # Set without a job; of several processes one succeeds.
             if due is not None and schedule.next_due - due > CLOCK_WAS_WRONG and not schedule.paused:
                 self._backend.fire(schedule, None, next_due=due)
-                _log.warning("schedule %r lay too far ahead; was the clock wrong?", schedule.name)
+                _log.warning("schedule %r was too far ahead; was the clock wrong?", schedule.name)
 
     def fire_due(self, now: float, tell: Callable[..., None]) -> int:
         """Enqueue one job for each schedule that is due; returns how many.
 
-        However many occurrences were missed, one job is enqueued and the schedule goes on from now: its
-        cost does not grow with the gap. An occurrence is taken once, whoever else tries.
+        For any number of missed occurrences one job is enqueued, and the schedule goes on from now: the
+        cost does not grow with the gap. Of several processes one enqueues an occurrence.
 
-        :param now: wall moment, epoch seconds.
-        :param tell: sends a signal, called with it and its keywords.
+        :param now: the current time, epoch seconds.
+        :param tell: sends a signal; called with the signal and its keywords.
         """
         if self._backend is None:
             return 0
@@ -112,14 +112,14 @@ class Periodic:
         return fired
 
     def _next_due(self, schedule: ScheduleRecord, now: float) -> float | None:
-        """The next occurrence; ``None``, which is logged once, if the rule cannot be used here."""
+        """The next occurrence (epoch seconds). ``None`` if the rule cannot be used here; logged once."""
         try:
             due = decode_rule(schedule.rule).next_after(now)
         except RuleError as error:
             if schedule.name not in self._unusable:
                 self._unusable.add(schedule.name)
                 _log.error(
-                    "schedule %r enqueues nothing here, its rule cannot be used: %s",
+                    "schedule %r enqueues nothing here, because its rule cannot be used: %s",
                     schedule.name,
                     error,
                 )
@@ -129,7 +129,7 @@ class Periodic:
 
 
 def _occurrence(schedule: ScheduleRecord, now: float) -> NewJob:
-    """The job of a schedule's due moment."""
+    """The job of a due occurrence."""
     return NewJob(
         id=new_id(),
         task=schedule.task,

@@ -1,5 +1,6 @@
-"""Keeps the leases of held claims alive, and knows from that whether other leases may be judged.
-Does only that, so that nothing can hold it up; knows the claims in memory and the backend's one verb."""
+"""Renews the leases of held claims, and decides from that whether other leases may be judged.
+Does nothing else, so that nothing can delay it; knows the claims in memory and one verb of the
+backend."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ _log = logging.getLogger(__name__)
 
 
 class Renewer:
-    """Renews at a third of the lease, so that two renewals may fail.
+    """Renews every third of the lease, so that two renewals may fail.
 
-    *Who could not renew may not judge.* While the store is away, or everything stands still, no process
-    can renew, and all leases end. So the end of another one's lease means something only to a process
-    whose own renewals (also those with nothing to renew, which write all the same) have been on time,
-    and for long enough that every other process must have come to renew after such a time.
+    *A process that could not renew must not judge.* If the store is unavailable, or the machine is
+    suspended, no process can renew, and all leases end. So a process judges the leases of others only
+    while its own renewals (also empty ones, which write as well) are on time, and have been for so long
+    that every other living process has renewed after such a time.
 
     :param on_waiting: called when an orphaned job was released and waits again.
     """
@@ -44,24 +45,24 @@ class Renewer:
 
     @property
     def longest_pause(self) -> float:
-        """Seconds at most between two tries to renew while the store is away."""
+        """Maximum seconds between two tries to renew while the store is unavailable."""
         return self._lease / 6
 
     @property
     def settling(self) -> float:
-        """Seconds of renewals on time after which every other process that lives has renewed as well:
-        until its next turn, or its next try after one that failed, and its wait for the store."""
+        """Seconds of renewals on time after which every other living process has renewed as well: the
+        time until its next turn or its next try after a failure, plus its wait for the store."""
         return self._lease / 3 + self.longest_pause + LONGEST_WAIT
 
     def judges_as_of(self) -> float | None:
-        """The monotonic moment as of which leases may be judged, the present; ``None``: they may not."""
+        """The monotonic time for which leases may be judged: now; ``None``: they must not be judged."""
         now = self._clock.monotonic()
         on_time = now - self._renewed_at <= self._lease / 2
         return now if on_time and now - self._on_time_since >= self.settling else None
 
     def turn(self, now: float) -> float:
-        """Renew everything that is held; returns the seconds to wait for the next turn."""
-        # The clock first: what begins from now on is young, though it is not among the held ones.
+        """Renew all held claims; returns the seconds until the next turn."""
+        # The clock first: a claim that is added from now on is young, so it need not be in `held`.
         asked_at = self._clock.monotonic()
         held = self._claims.held()
         renewal = self._backend.renew(self._owner, held, lease=self._lease, asked_at=asked_at)
@@ -72,7 +73,7 @@ class Renewer:
         for claim in held:
             if claim.id in lost:
                 if self._claims.lose(claim):
-                    _log.warning("job %s (%s): its claim was lost while it runs", claim.id, claim.task)
+                    _log.warning("job %s (%s) lost its claim during the run", claim.id, claim.task)
         if renewal.released:
             _log.error(
                 "released %d running jobs that no worker of this process held: %s",

@@ -1,4 +1,4 @@
-"""Places that threads which enqueue have reserved, and the count of all places that are taken.
+"""Worker places reserved by threads that enqueue, and the count of all used places.
 Knows the pool and the held claims as numbers; runs nothing."""
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ COUNT_EVERY = 1.0
 
 
 class Reservations:
-    """Which reservations are under way. Each step is one operation on a set: a finalizer may take one in
-    the middle of another.
+    """The current reservations. Each step is one operation on a set, because a finalizer may make one
+    during another.
 
-    :param longest: seconds after which a reservation is void: its thread was cut off by an exception.
+    :param longest: seconds after which a reservation is void: an exception has interrupted its thread.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class Reservations:
         return reserved
 
     def count(self) -> None:
-        """Compare the places that are taken with what takes them, once a second, and make good for those
-        that were lost."""
+        """Once a second, compare the number of used places with what uses them, and free the lost
+        ones."""
         moment = self._clock.monotonic()
         if moment < self._count_at:
             return

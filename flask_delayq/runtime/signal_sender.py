@@ -1,5 +1,5 @@
-"""Sends the signals of a runtime, once the store has what they tell of, in a thread of their own.
-Knows receivers as foreign code that may raise anything and take any time; decides no job's fate."""
+"""Sends the signals of a runtime, after the store has the change, in their own thread.
+Knows receivers as foreign code that may raise anything and take any time; changes no outcome."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from .ended import Ended
 _log = logging.getLogger(__name__)
 
 NEWS_LIMIT = 10_000
-"""Signals that wait for receivers slower than the jobs; further ones are dropped."""
+"""Maximum number of signals that wait for slow receivers; further ones are dropped."""
 
 NEWS_BYTES = 64 * 2**20
-"""Bytes of results and errors so kept at most, small ones not counted."""
+"""Maximum bytes of results and errors that wait, not counting small ones."""
 
 REMIND_EVERY = 60.0
 """Seconds between two log lines about signals that are dropped."""
 
 _AGAIN = frozenset({Verb.RETRY, Verb.SNOOZE, Verb.RELEASE})
-"""What ends as cancelled instead where somebody asked for that meanwhile."""
+"""Verbs that end as cancelled if a cancel was requested meanwhile."""
 
 
 class _News(Struct, eq=False, gc=False):
@@ -43,16 +43,16 @@ class _News(Struct, eq=False, gc=False):
 
 
 class SignalSender:
-    """Tells receivers what has happened, in the order in which it did.
+    """Sends signals to receivers, in the order of the events.
 
-    Each signal is sent inside an app context of its own and an empty context of variables. Jobs never
-    wait for receivers: what these cannot keep up with is dropped, and the log says so.
+    Each signal is sent inside a new app context and with empty context variables. Jobs never
+    wait for receivers: if receivers are too slow, signals are dropped, and the log says so.
 
     :param sender: the sender of the signals.
     :param scope: makes that app context.
-    :param wake: called when there is something to tell.
-    :param on_quiet: called when everything is told.
-    :param interruptible: let a KeyboardInterrupt through: in the main thread it is a person's Ctrl-C.
+    :param wake: called when there is a signal to send.
+    :param on_quiet: called when all signals are sent.
+    :param interruptible: raise a KeyboardInterrupt: in the main thread it is a person's Ctrl-C.
     """
 
     def __init__(
@@ -75,21 +75,21 @@ class SignalSender:
         self._interruptible = interruptible
         self._news: deque[_News] = deque()
         self._sent = threading.Condition()
-        # One is counted by whoever writes ends, the other by whoever tells: no lock.
+        # One is counted by the thread that records, the other by the thread that sends: no lock.
         self._bytes_in = self._bytes_out = 0
         self._dropped = 0
         self._warned_at = float("-inf")
         self._at_work: tuple[str, float] | None = None
-        """Who is called, and since when (monotonic)."""
+        """Which receiver is running, and since when (monotonic)."""
 
     def tell(self, signal: Signal, **facts: object) -> None:
-        """Send a signal soon, if anybody listens to it."""
+        """Send a signal soon, if it has receivers."""
         if signal.receivers:
             self._add(_News(signal, facts))
 
     def tell_end(self, ended: Ended) -> bool:
-        """Send soon what is to be told of an end that is written; False if there is nothing, or if too
-        much waits to be told."""
+        """Send the signal of a recorded outcome soon; False if there is none, or if too many signals
+        wait."""
         outcome = ended.outcome
         if ended.signal is not None and ended.facts is not None:
             return self._add(_News(ended.signal, {"job": outcome.claim, **ended.facts}, ended))
@@ -117,11 +117,11 @@ class SignalSender:
                 news.signal.name,
                 self._dropped,
                 len(self._news),
-                self.at_work(0.0) or "none is called at the moment",
+                self.at_work(0.0) or "no receiver is running now",
             )
 
     def at_work(self, seconds: float) -> str | None:
-        """Who has been called for longer than that, in words; ``None``: nobody."""
+        """The receiver that has been running for longer than this, in words; ``None``: none."""
         at_work = self._at_work
         if at_work is None:
             return None
@@ -131,11 +131,11 @@ class SignalSender:
 
     @property
     def backlog(self) -> int:
-        """What is still to be told, the one under way included."""
+        """The number of signals to send, including the current one."""
         return len(self._news)
 
     def turn(self, now: float) -> None:
-        """Tell all that there is."""
+        """Send all waiting signals."""
         while self._news:
             news = self._news[0]
             self._at_work = (f"the app context for {news.signal.name}", self._clock.monotonic())
@@ -152,17 +152,17 @@ class SignalSender:
         self._on_quiet()
 
     def await_empty(self, timeout: float) -> bool:
-        """Wait until everything is told, at most ``timeout`` seconds; True if it is."""
+        """Wait until all signals are sent, at most ``timeout`` seconds; True if they are."""
         with self._sent:
             return self._sent.wait_for(lambda: not self._news, timeout)
 
     def _send(self, news: _News) -> None:
         try:
             Context().run(self._send_in_scope, news)
-        except BaseException as error:  # foreign code: teardown functions, an app that is gone
+        except BaseException as error:  # foreign code: teardown functions, a garbage-collected app
             if self._interruptible and isinstance(error, KeyboardInterrupt):
                 raise
-            # Not log.exception: the logging module would write foreign text as it is.
+            # Not log.exception: the logging module would not escape the foreign text.
             _log.error("%s could not be sent\n%s", news.signal.name, indented(traceback_of(error)))
 
     def _send_in_scope(self, news: _News) -> None:
@@ -173,7 +173,7 @@ class SignalSender:
                 if cancelled is None and ended.signal is None:
                     return
                 if cancelled is not None and not cancelled.cancel_requested:
-                    return  # it waited by then, and whoever cancelled it has told of that
+                    return  # it was waiting again, and the cancel has sent the signal
                 if cancelled is not None:
                     news = _News(job_cancelled, {"job": ended.outcome.claim, "reason": ""})
             name = news.signal.name

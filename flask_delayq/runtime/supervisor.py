@@ -1,8 +1,8 @@
-"""Owns every thread of one runtime: starts them, watches that they progress, stops them in order.
+"""Owns all threads of one runtime: starts them, checks that they progress, stops them in order.
 Knows the other parts of this room; knows no Flask and no concrete backend.
 
-A runtime goes through these states, forward only, and every step is one call of ``_move``. What an
-exception (Ctrl-C) cuts off in the middle of a step can be repeated, and the next stop() does:
+A runtime goes through these states, forward only, and every step is one call of ``_move``. If an
+exception (Ctrl-C) interrupts a step, the step can be repeated, and the next stop() repeats it:
 
     state     what goes on                              who moves it on
     --------  ----------------------------------------  -----------------------------------------------
@@ -59,10 +59,10 @@ class Supervisor:
 
     :param scope: makes the context in which each job runs.
     :param sender: the sender of signals.
-    :param on_recorded: called with the ids of jobs whose outcome was written; returns whether anybody
+    :param on_recorded: called with the ids of jobs whose outcome was written; returns whether a caller
         waited for one of them.
-    :param role: how this process came to run jobs, for its record.
-    :param on_end: called when everything has ended, in whichever thread that happens.
+    :param role: what started this runtime, for the process record.
+    :param on_end: called when everything has ended, in the thread that ended last.
     :param name: the app's name, for its record.
     """
 
@@ -87,7 +87,7 @@ class Supervisor:
         self._on_recorded, self._on_end = on_recorded, on_end
         self._state = "new"
         self._lock = threading.RLock()
-        self._stops: Any = threading.RLock()  # reentrant: signal handlers may be in more of a hurry
+        self._stops: Any = threading.RLock()  # reentrant: a signal handler may call stop() during a stop
         self._make_parts(scope, sender)
         self._doorbell: Doorbell | None = None
         self._dispatching = Loop("dispatcher", self._dispatch, clock)
@@ -179,7 +179,7 @@ class Supervisor:
         return (self._dispatching, self._recording, self._maintaining, self._renewing, self._telling)
 
     def _move(self, to: str, *allowed: str) -> bool:
-        """Go on to a state; False, and nothing happens, from any other state than these."""
+        """Go to a state from one of the allowed ones; False, without a change, from any other."""
         with self._lock:
             if self._state not in allowed:
                 return False
@@ -189,10 +189,10 @@ class Supervisor:
     # --- life ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start all threads. Opens no store in the caller's thread. Idempotent; after :meth:`stop` it
-        does nothing.
+        """Start all threads. Does not open the store in the caller's thread. Idempotent; after
+        :meth:`stop` it does nothing.
 
-        :raises RuntimeError: a thread cannot be had; those that began have ended again.
+        :raises RuntimeError: a thread cannot be started; the others have been stopped again.
         """
         if not self._move("running", "new"):
             return
@@ -205,12 +205,12 @@ class Supervisor:
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started and not yet told to stop, or to begin no more."""
+        """Whether it was started, and neither :meth:`stop` nor :meth:`begin_no_more` was called."""
         return self._state == "running"
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing goes on any more, and the owner has withdrawn."""
+        """Whether everything has ended, and the owner has withdrawn."""
         return self._state == "ended"
 
     @property
@@ -219,11 +219,12 @@ class Supervisor:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no job is in the hands of this runtime: none waits, runs or is to be written."""
+        """Whether this runtime holds no job: none waits, runs or has an unwritten outcome."""
         return self.claims.is_idle
 
     def begin_no_more(self) -> None:
-        """Claim nothing more, for good, and give back what has not begun. Jobs under way go on."""
+        """Claim nothing more, permanently, and release claims that have not begun. Running jobs go
+        on."""
         self._move("closing", "running")
         if self._state not in ("closing", "stopping"):
             return
@@ -233,15 +234,15 @@ class Supervisor:
         self._give_back()
 
     def stop(self, timeout: float) -> bool:
-        """Stop: claim nothing more, give back what has not begun, let running jobs end.
+        """Stop: claim nothing more, release claims that have not begun, let running jobs end.
 
-        At the deadline unfinished jobs are marked as interrupted: they are claimable, uncharged, as soon
-        as this process is gone. Until then their claims are kept alive, so that none runs twice at
-        the same time. Idempotent and thread-safe: a call beside the first one waits for the same
-        end, its own timeout at most; one after it gives jobs that outlived the deadline no more time.
+        At the deadline unfinished jobs are marked as interrupted: they are claimable, uncharged, when
+        this process has ended. Until then their claims are renewed, so that no job runs twice at
+        the same time. Idempotent and thread-safe: a concurrent call waits for the same end, at most its
+        own timeout; a later call gives unfinished jobs no more time.
 
         :param timeout: seconds that running jobs get.
-        :returns: True if every job had ended and the store has how.
+        :returns: True if every job has ended and its outcome is stored.
         """
         deadline = self._clock.monotonic() + timeout
         if self._move("ended", "new"):
@@ -259,12 +260,12 @@ class Supervisor:
 
     def _stop(self, deadline: float) -> None:
         end = deadline + TIDYING
-        self._recording.hurry()  # what it cannot write is tried again in time for this stop
+        self._recording.hurry()  # failed writes are tried again before the deadline of this stop
         # Order: nothing unstarted is left by now; then the running ones, then their outcomes.
         self.pool.stop()
         for loop in (self._dispatching, self._maintaining, self._listening):
             loop.stop()
-        with self._lock:  # as long as it was opened under it, nobody opens one after this
+        with self._lock:  # it is opened under this lock, so none is opened after this
             doorbell = self._doorbell
         if doorbell is not None:
             doorbell.close()
@@ -292,13 +293,13 @@ class Supervisor:
         self.recorder.add_all([Outcome(run.claim, Verb.INTERRUPT, self._clock.now()) for run in running])
 
     def _retire_if_done(self) -> None:
-        """When the last job has ended, its end is written and told, be it long after the drain: stop the
-        loops that kept its claim alive, and withdraw."""
+        """If the last job has ended and its outcome is written and signalled, perhaps long after the
+        drain: stop the loops that renewed its claim, and withdraw."""
         if self._state != "stopped":
             return
         try:
             with self._lock:
-                # In the order in which an end passes through them; each hands on before it lets go.
+                # In the order in which an outcome passes through them; each adds before it removes.
                 if self._is_busy or self.signal_sender.backlog or self._state != "stopped":
                     return
                 self._state = "ended"
@@ -325,7 +326,7 @@ class Supervisor:
     def _dispatch(self, now: float) -> float:
         self._threads.replace_if_dead(self._maintaining)  # which looks after all others
         if self.recorder.backlog and self._clock.monotonic() - self._recording.turned_at > SAFETY:
-            self._recording.wake()  # the wake-up may have been cut off by an exception
+            self._recording.wake()  # an exception may have interrupted the wake-up
         return self.dispatcher.turn(now)
 
     def _record(self, now: float) -> float | None:
@@ -349,7 +350,7 @@ class Supervisor:
         if doorbell is not None and running:
             self._threads.start(self._listening)
         elif doorbell is not None:
-            doorbell.close()  # stopped meanwhile, and nobody else knows of it
+            doorbell.close()  # stopped meanwhile, and nothing else refers to it
         self.dispatcher.ring()
 
     def _listen(self, now: float) -> float:
@@ -363,7 +364,7 @@ class Supervisor:
         if again:
             self.dispatcher.expect(again)
         if any(outcome.claim.rescues for outcome in outcomes):
-            self.dispatcher.ring()  # it may be a suspect, of which one runs here at a time
+            self.dispatcher.ring()  # it may be a suspect; one suspect runs here at a time
         awaited = self._on_recorded(outcome.claim.id for outcome in outcomes)
         if self._state == "stopped":
             self._retire_if_done()
@@ -377,7 +378,7 @@ class Supervisor:
         return self._threads.roles() | workers
 
     def describe(self) -> ProcessRecord:
-        """The record of this process as of now."""
+        """The current record of this process."""
         return describe(
             self.owner,
             self.role,
@@ -392,7 +393,7 @@ class Supervisor:
         )
 
     def troubles(self) -> list[str]:
-        """Why this runtime does not progress, in words; empty while it does."""
+        """Why this runtime makes no progress, in words; empty if it does."""
         turning = (self._dispatching, self._maintaining)
         now = self._clock.monotonic()
         return troubles(self.loops, turning, self.recorder, self.signal_sender, now)

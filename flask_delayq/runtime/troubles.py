@@ -1,5 +1,5 @@
-"""Why a runtime does not progress, in words for ``/health`` and the log.
-Knows the parts by what they tell of themselves; changes nothing."""
+"""Why a runtime makes no progress, in words for ``/health`` and the log.
+Reads the state of the parts; changes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .recorder import Recorder
 from .signal_sender import SignalSender
 
 STALLED_AFTER = 30.0
-"""Seconds without a finished turn after which a loop that should turn counts as stalled."""
+"""Seconds without a successful turn after which a loop counts as stalled."""
 
 
 def troubles(
@@ -20,10 +20,10 @@ def troubles(
     signal_sender: SignalSender,
     now: float,
 ) -> list[str]:
-    """One sentence for each trouble; empty while there is none.
+    """One sentence for each problem; empty if there is none.
 
-    :param turning: those of the loops that turn about once a second, whatever happens.
-    :param now: monotonic moment.
+    :param turning: the loops that always turn about once a second.
+    :param now: monotonic time.
     """
     found: list[str] = []
     for loop in loops:

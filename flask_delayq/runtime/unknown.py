@@ -1,4 +1,4 @@
-"""Jobs whose task is not registered here: says so once, and after a long time gives them up.
+"""Jobs whose task is not registered here: logs them once, and fails them after a long time.
 Knows the backend's verbs and the records of other processes; runs no job."""
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from .peers import Peer, living
 _log = logging.getLogger(__name__)
 
 LOOK_EVERY = 60.0
-"""Seconds between two looks at what waits, once there was a stranger."""
+"""Seconds between two queries, after the first unknown task came."""
 
 GRACE = 3600.0
-"""Seconds that a process looks at least before it gives jobs up: after a long outage the process that
-knows their task may be the last one to start."""
+"""Seconds for which a process looks for one that knows the task before it fails jobs: after a long
+outage that process may be the last one to start."""
 
 REMEDY = "import its module where the app is made, or restart what runs jobs if it came with a deploy"
 """What a person can do about such a task."""
 
 BATCH = 100
-"""Jobs given up in one step."""
+"""Jobs failed in one step."""
 
 
 class UnknownTasks:
-    """Looks after the jobs that this process leaves to others.
+    """Handles the jobs that this process leaves to others.
 
-    They are never failed because *this* process does not know their task. They fail when they have been
-    due for ``DELAYQ_UNKNOWN_TASK_TIMEOUT`` and no living process knows it.
+    They never fail because *this* process does not know their task. They fail when they have been
+    due for ``DELAYQ_UNKNOWN_TASK_TIMEOUT`` and no living process knows the task.
 
-    :param tell: sends a signal, after that is stored which it tells of.
+    :param tell: sends a signal, after the change is stored.
     """
 
     def __init__(
@@ -66,7 +66,10 @@ class UnknownTasks:
         self._logged: dict[str, bool] = {}
 
     def turn(self, now: float) -> None:
-        """Look, if it is time, at a wall moment."""
+        """Check these jobs, if it is time.
+
+        :param now: the current time, epoch seconds.
+        """
         tasks = self._foreign_tasks.tasks
         mono = self._clock.monotonic()
         if tasks is None or mono < self._look_at or not isinstance(self._backend, Inspectable):
@@ -86,7 +89,7 @@ class UnknownTasks:
                 self._give_up(task.name, now)
 
     def _tell(self, task: TaskInfo, knowing: list[Peer]) -> None:
-        """One line for each task, and another one when a process comes or goes that knows it."""
+        """Log one line per task, and another one when a process that knows it starts or ends."""
         known = bool(knowing)
         if self._logged.get(task.name) is known:
             return
@@ -117,7 +120,7 @@ class UnknownTasks:
                 lease=self._settings.lease,
                 tasks=(task,),
             )
-            # The run that did not take place does not count.
+            # A run that did not happen does not count.
             unrun = [replace(claim, attempt=claim.attempt - 1) for claim in claims]
             outcomes = [Outcome(claim, Verb.FAIL, now, error=error) for claim in unrun]
             written = self._backend.record(outcomes, now=now)

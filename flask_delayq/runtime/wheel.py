@@ -1,5 +1,5 @@
 """The near future in memory: which job id is due when, in exact order, at a bounded cost per step.
-Knows no clock, no thread and no lock, and nothing of what an id stands for."""
+Knows no clock, no thread and no lock, and not what an id stands for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 SLOT_LIMIT = 512
-"""Entries in a slot at most; one more divides it. What a single step may have to sort or to move."""
+"""Maximum entries in a slot; one more divides it. So it limits what one step must sort or move."""
 
 GARBAGE_LIMIT = 1024
-"""Cancelled entries that may stay beyond the number of live ones before each cancel sweeps a little."""
+"""If there are this many more cancelled entries than live ones, each cancel sweeps a little."""
 
 SWEEP = 64
-"""Entries that one sweep looks at, rounded up to whole slots."""
+"""Entries that one sweep checks, rounded up to whole slots."""
 
 Slot: TypeAlias = "list[Any]"
 """``[moment, id, moment, id, ...]`` in no order; flat, because a tuple per entry would cost four times
@@ -32,7 +32,7 @@ _BITS = 8  # of a digit: a ring has 256 slots
 _LAST = (1 << _BITS) - 1
 _DAY = 16 + 64 + _SERIAL_BITS  # what remains above is the number of the day, of 2**16 s
 
-# The table of ids is many small dicts: one dict would at times stop an add for 30 ms, to grow.
+# The table of ids is many small dicts: when a single big dict grows, an add takes 30 ms.
 _SHARDS = 256
 _SHARD = _SHARDS - 1
 
@@ -110,7 +110,7 @@ class TimingWheel:
         return None if moment is None else _seconds(moment)
 
     def add(self, key: str, due: float) -> None:
-        """Let ``key`` come out at ``due``; if it is here already, then instead of its old time.
+        """Add ``key``, due at ``due``; if it is here already, replace its time.
 
         :raises ValueError: ``due`` is NaN.
         :raises OverflowError: ``due`` is infinite.
@@ -176,10 +176,11 @@ class TimingWheel:
         return None
 
     def advance(self, now: float, limit: int | None = None) -> list[tuple[float, str]]:
-        """Take out what is due at ``now`` or before: (due, key), by due, then in the order of adds.
+        """Remove and return what is due at ``now`` or before: (due, key), by due, then in the order of
+        adds.
 
-        :param now: may be earlier than in the call before; what is due later than it stays.
-        :param limit: no more than so many, the earliest; the others stay. None: all.
+        :param now: may be earlier than in the previous call; what is due later than it stays.
+        :param limit: maximum number, the earliest ones; the others stay. None: all.
         """
         bound = (int(now * _TICKS_PER_SECOND) + 1 << _SERIAL_BITS,)
         result: list[tuple[float, str]] = []
@@ -285,7 +286,7 @@ class TimingWheel:
             parent.slots[digit] = ring
         else:
             self._days[moment >> _DAY] = ring
-        slot.clear()  # the sweep may still come by
+        slot.clear()  # the sweep may still visit it
 
     def _drop(self, moment: int) -> None:
         """Remove the empty slot of ``moment``, and the rings that are empty without it."""
@@ -311,7 +312,7 @@ class TimingWheel:
         slot[:] = live
 
     def _sweep(self) -> None:
-        """Clean the next slot or few of an endless tour of all slots."""
+        """Clean the next one or more slots, in an endless cycle over all slots."""
         looked_at = 0
         while looked_at < SWEEP:
             slot = next(self._unswept, None)

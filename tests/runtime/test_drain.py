@@ -273,7 +273,7 @@ def test_an_end_that_cannot_be_written_is_tried_until_it_is(
     wait_until(lambda: job.refresh().state is JobState.COMPLETED, 10, "its end is written")
     wait_until(lambda: set(threading.enumerate()) <= before, 10, "the thread has ended")
     assert (ran, other.processes()) == ([1], [])
-    assert "how 1 jobs of a drain ended cannot be written yet" in caplog.text
+    assert "the outcomes of 1 jobs of a drain are not written yet" in caplog.text
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

@@ -1,4 +1,4 @@
-"""Jobs in one SQLite file: the default backend, made for several processes on one host.
+"""Jobs in one SQLite file: the default backend, for several processes on one host.
 Must not know tasks, the runtime or Flask; apsw is the only SQLite that may touch the file."""
 
 from __future__ import annotations

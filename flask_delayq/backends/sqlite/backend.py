@@ -1,5 +1,5 @@
-"""The sqlite backend: every verb of the contract, handed to the store as a function of a connection.
-Must not know SQL, nor how transactions, files and other processes are dealt with."""
+"""The sqlite backend: every verb of the contract passes a function of a connection to the store.
+Must not know SQL, or how transactions, files and other processes are handled."""
 
 from __future__ import annotations
 
@@ -42,20 +42,21 @@ from .verbs import by_task, changes, claiming, enqueueing, pending, processes, r
 from .verbs.outcomes import DURABLE, record, record_one_by_one, set_progress, should_stop
 
 _RING_AHEAD = 1.5
-"""Other processes are told of a job that is due within so many seconds: later ones they find in time."""
+"""Other processes are woken for a job that is due within this many seconds; they find later jobs in
+time."""
 
 _LAST_TIMEOUT = 0.3
-"""Seconds that the last verbs of a process that stops wait for others: its end must not hang on them."""
+"""Seconds that the last verbs of a stopping process wait for other writers: a stop must be short."""
 
 
 class SQLiteBackend(Inspection, Schedulable, Backend):
     """Jobs in one SQLite file, shared by all processes of this host that open it.
 
     :param url: ``sqlite:///relative/path`` (to the working directory) or ``sqlite:////absolute/path``.
-    :param clock: wall time for what is compared with ``run_at``, monotonic time for leases.
-    :param synchronous: ``"FULL"``: what was acknowledged survives a power cut; ``"NORMAL"``: it
-        survives a crash of the process only.
-    :raises ConfigurationError: for a URL without a file, or an unknown option.
+    :param clock: wall time for ``run_at``, monotonic time for leases.
+    :param synchronous: ``"FULL"``: acknowledged jobs survive a power cut; ``"NORMAL"``: they survive
+        only a crash of the process.
+    :raises ConfigurationError: a URL without a file, or an unknown option.
     """
 
     def __init__(self, url: str, *, clock: Clock, synchronous: str = "FULL", **unknown: object) -> None:
@@ -66,7 +67,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
                 f"DELAYQ_SQLITE_SYNCHRONOUS must be FULL or NORMAL, not {shown(synchronous)}",
                 key="DELAYQ_SQLITE_SYNCHRONOUS",
             )
-        # One file, one spelling: what lies beside it must be the same for all who come by a link.
+        # The resolved path: the files beside the store must be the same for all links to it.
         path = resolve(given := path_of(url))
         self._url = f"sqlite:///{as_text(path)}"
         self._clock = clock
@@ -179,7 +180,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
     def record(self, outcomes: Sequence[Outcome], *, now: float) -> list[bool]:
         durable = any(outcome.verb in DURABLE for outcome in outcomes)
         try:
-            # The jobs that are enqueued meanwhile take it along; who made it does not wait for it.
+            # The commit of an enqueue may write it, too; the caller does not wait for a flush.
             written = self._store.write(
                 lambda sql: record(sql, outcomes), durable=durable, may_wait=True
             )
@@ -187,7 +188,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
             written = self._store.write(lambda sql: record_one_by_one(sql, outcomes), durable=durable)
         self._marks.forget(outcomes)
         if any(outcome.verb is Verb.RELEASE for outcome in outcomes):
-            self._bells.ring()  # what this process could not start, another one may
+            self._bells.ring()  # another process may run the jobs that this one could not start
         return written
 
     def mark_begun(self, claim: Claim) -> None:
@@ -199,7 +200,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
     def renew(
         self, owner: str, held: Collection[Claim], *, lease: float, asked_at: float | None = None
     ) -> Renewal:
-        # Before the wait for the write lock: what is claimed meanwhile is not in `held`, and young.
+        # Before the wait for the write lock: later claims are not in `held`, and are young.
         clock = self._clock.monotonic() if asked_at is None else asked_at
         return self._store.write(
             lambda sql: claiming.renew(sql, owner, held, clock=clock, lease=lease, now=self._clock.now())
@@ -247,7 +248,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
     def _look_for_dead(
         self, sql: Sql, now: float, clock: float, judge: str | None
     ) -> tuple[judging.Gone, bool]:
-        """The owners that are no more, and whether jobs are lost."""
+        """The dead owners, and whether they have jobs."""
         gone = judging.gone(processes.select(sql), self._signs, now, judge)
         return gone, bool(rescues.lost(sql, clock=clock, dead=gone.dead, judge=judge, limit=1))
 

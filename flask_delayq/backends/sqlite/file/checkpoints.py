@@ -1,11 +1,10 @@
-"""Copying the WAL into the store, so that it begins anew: when, by whom, and who waits for it.
+"""Checkpoints: copy the WAL into the store, so that the WAL restarts from its beginning.
 Must not know jobs.
 
-A commit begins the WAL anew only when everything in it has been copied and nobody reads from it. Beside
-processes that write all the time a copy is never complete, because they go on writing meanwhile. So the
-last part is copied while nobody can write: at first only the threads of this process are held up, which
-is enough where no other process writes; above HOLD_ALL_BYTES all processes are, for the little that is
-left by then.
+A commit restarts the WAL only when all of it has been copied and nobody reads from it. While other
+threads or processes write all the time, a copy is never complete. So the last part is copied while
+writers are blocked: first only those of this process, which is enough if no other process writes; above
+HOLD_ALL_BYTES those of all processes, for the small rest.
 """
 
 from __future__ import annotations
@@ -21,27 +20,27 @@ from .connection import NAP, Sql
 from .store import Store
 
 PASSIVE_BYTES = 4 * 2**20
-"""With so much in the WAL that is not in the store yet, it is copied at the next turn."""
+"""Bytes in the WAL that are not in the store yet, above which the next turn copies them."""
 
 HOLD_ALL_BYTES = 16 * 2**20
-"""With so much in the WAL the other processes write as well: they are held up for the last part."""
+"""Bytes above which other processes must be writing as well: they are blocked for the last part."""
 
 RELIEF_BYTES = 48 * 2**20
-"""With so much in the WAL the thread that enqueued copies it: nobody else does, or not fast enough."""
+"""Bytes above which the enqueueing thread copies them: nobody else does, or not fast enough."""
 
 RELIEF_STEP = 16 * 2**20
-"""Bytes by which the WAL must have grown before that is tried again in vain."""
+"""Bytes by which the WAL must have grown before it tries again after a failure."""
 
 TRUNCATE_BYTES = 64 * 2**20
-"""A larger WAL file is cut when everything in it has been copied and nobody writes."""
+"""A larger WAL file is truncated when all of it has been copied and nobody writes."""
 
 WARN_BYTES = 2 * TRUNCATE_BYTES
 
 REST_TIMEOUT = 0.05
-"""Seconds that the last part of a copy waits for its turn among the writers."""
+"""Seconds that the last part of a copy waits for the write lock."""
 
 URGENT_TIMEOUT = 0.25
-"""The same above half of :data:`TRUNCATE_BYTES`, where a turn in vain costs more than it saves."""
+"""The same above half of :data:`TRUNCATE_BYTES`, where a failed try costs more than it saves."""
 
 _SLACK = 256  # frames that a short read may keep from being copied without being in the way
 
@@ -49,17 +48,17 @@ _PAGE = 4096
 
 _UNKNOWN, _READ, _WRITERS, _NONE = range(4)
 _CAUSES = {
-    _UNKNOWN: "either a read that goes on (a backup, a shell) keeps it from being copied into the "
-    "store, or no process runs jobs: those copy it",
-    _READ: "a read that goes on keeps it from being copied into the store (a backup, a shell, a "
-    "program with an open query?)",
-    _WRITERS: "more is written than the disk takes while it is copied into the store",
-    _NONE: "all of it is in the store, and the file is cut as soon as nobody writes for a moment",
+    _UNKNOWN: "either a read that does not end (a backup, a shell) prevents checkpoints, or no process "
+    "runs jobs (such processes do the checkpoints)",
+    _READ: "a read that does not end prevents checkpoints (a backup, a shell, a program with an open "
+    "query?)",
+    _WRITERS: "more is written during a checkpoint than the disk can copy",
+    _NONE: "all of it is in the store, and the file is truncated when nobody writes for a moment",
 }
 
 
 class Checkpoints:
-    """Looks after the WAL of one store."""
+    """The checkpoints of one store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -68,12 +67,12 @@ class Checkpoints:
         self._obstacle = _UNKNOWN
 
     def turn(self) -> bool:
-        """Copy the WAL into the store when it is long or nobody has written since the last call; True if
-        it may be long again soon. For one thread that does this again and again."""
+        """Copy the WAL into the store if it is long, or if nobody has written since the last call; True
+        if it may be long again soon. One thread calls this again and again."""
         return self._store.is_open and self._store.read(self._checkpoint, snapshot=False)
 
     def relieve(self) -> None:
-        """Copy it in the caller's thread if it has become much too long; else cost nothing."""
+        """Copy the WAL in the caller's thread if it has become much too long; else do nothing."""
         used = self._store.headroom.used
         if used < RELIEF_BYTES:
             self._relieve_above = 0
@@ -85,16 +84,16 @@ class Checkpoints:
             self._store.read(self._checkpoint, timeout=REST_TIMEOUT, snapshot=False)
 
     def _checkpoint(self, sql: Sql) -> bool:
-        # In nobody's way: what cannot be locked at once is left for the next call.
+        # Without blocking anybody: if a lock is not free, the next call tries again.
         sql.deadline = 0.0
         before = self._seen
         try:
             sql.value("PRAGMA data_version")  # the connection notices what others wrote
             frames = sql.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-        except apsw.BusyError:  # also for looking, in the moment in which the WAL begins anew
+        except apsw.BusyError:  # a reader gets this, too, at the moment of a restart of the WAL
             return True
         self._seen = frames
-        with suppress(apsw.BusyError):  # another process is at it, or somebody reads
+        with suppress(apsw.BusyError):  # another process does a checkpoint, or somebody reads
             self._copy_and_cut(sql, frames == before)
         return frames != before and frames[0] * _PAGE > PASSIVE_BYTES // 4
 
@@ -112,20 +111,20 @@ class Checkpoints:
         if in_wal == copied:
             self._obstacle = _NONE
             if idle and file_size(self._store.file.path + "-wal") > TRUNCATE_BYTES:
-                # Takes the write lock, without waiting for it; with a reader in the way it gives up.
+                # Takes the write lock without waiting; fails if there is a reader.
                 sql.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def _copy_the_rest(self, sql: Sql) -> None:
-        """Copy what was written during the copying, while nobody writes.
+        """Copy the frames that were written during the copy, while writers are blocked.
 
-        Only when nothing is left does the next commit begin the WAL anew, in blocks that the file has
-        already: a commit that lengthens the file takes half as long again (ext4 writes its journal).
+        Only then does the next commit restart the WAL, in blocks that the file already has. A commit
+        that extends the file takes half as long again (ext4 writes its journal).
         """
         size = self._seen[0] * _PAGE
         if size > HOLD_ALL_BYTES:
             urgent = size > TRUNCATE_BYTES // 2
             sql.deadline = machine_time() + (URGENT_TIMEOUT if urgent else REST_TIMEOUT)
-            sql.nap = NAP / 5  # those who write all the time leave the lock free for a moment only
+            sql.nap = NAP / 5  # busy writers release the lock only for a moment
             try:
                 self._seen = sql.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
             finally:
@@ -139,9 +138,9 @@ class Checkpoints:
         self._store.writer.hold(machine_time() + REST_TIMEOUT, copy)
 
     def warning(self, size: int) -> str:
-        """A note if the WAL file has outgrown what copying should leave, and why, as far as it is known.
+        """A note if the WAL file is longer than it should be, with the reason if known; else empty.
 
-        :param size: of the file, in bytes.
+        :param size: its size in bytes.
         """
         if size <= WARN_BYTES:
             return ""
@@ -149,7 +148,7 @@ class Checkpoints:
 
 
 def file_size(path: str) -> int:
-    """Bytes of a file, 0 if there is none; never opens it."""
+    """The size of a file in bytes, 0 if there is none; never opens it."""
     try:
         return os.stat(path).st_size
     except OSError:

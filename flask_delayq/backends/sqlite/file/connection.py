@@ -1,4 +1,4 @@
-"""One connection as every part here wants it: pragmas, bounded waiting for locks, no open cursors.
+"""One connection: its pragmas, bounded waits for locks, no open cursors.
 Must not know a table."""
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Bindings = Sequence[Value] | Mapping[str, Value]
 sqlite_version: str = apsw.sqlite_lib_version()
 
 NAP = 0.001
-"""Seconds between two tries for a lock. Growing naps let whoever just wrote win again and again: of
-three processes that wrote all the time one waited 1.8 s, at a steady millisecond 0.3 s."""
+"""Seconds between two tries for a lock. With growing naps the last writer wins again and again: of three
+processes that wrote all the time one waited 1.8 s; with a constant millisecond it waited 0.3 s."""
 
 
 class Sql:
     """A connection and the one cursor that all its statements go through.
 
-    Every answer is fetched whole at once: an open cursor would keep checkpoints from finishing.
+    All rows of a result are fetched at once: an open cursor would prevent checkpoints.
     """
 
     # Changed by single steps, without a lock: a signal handler may open a store in the middle of that.
@@ -45,7 +45,7 @@ class Sql:
         self.nap = NAP
         self._durable: bool | None = None
         self.queues: set[str] = set()
-        """Queues whose row is known to be stored, or is stored in the open transaction."""
+        """Queues whose row is stored, or is being stored in the open transaction."""
         self.made: set[str] = set()
         """What is made on demand (tables, indexes) and known to be there, in the same sense."""
         self.pid = os.getpid()
@@ -66,21 +66,21 @@ class Sql:
             raise
 
     def _prepare(self) -> None:
-        # One that is dropped is closed at once; with a reference in it it would wait for the collector.
+        # No reference cycle: so a connection is closed as soon as it is dropped.
         me = weakref.ref(self)
         self.connection.set_busy_handler(lambda tries: (sql := me()) is not None and sql._busy(tries))
-        # Checkpoints belong to maintenance alone: a caller never pays for one.
+        # No automatic checkpoints: maintenance does them, so that callers do not wait.
         self.connection.wal_autocheckpoint(0)
         self._cursor = self.connection.cursor()
-        # Memory-mapped files end a process by SIGBUS when the disk fails or the file is cut.
+        # No memory mapping: SIGBUS would end the process if the disk fails or the file is truncated.
         for pragma in ("temp_store = MEMORY", "mmap_size = 0", "trusted_schema = OFF"):
             self.rows(f"PRAGMA {pragma}")
-        # On macOS a flush leaves the data in the drive's own memory, unless one asks for more.
+        # On macOS a normal flush leaves the data in the drive's cache.
         for pragma in ("fullfsync = ON", "checkpoint_fullfsync = ON"):
             self.rows(f"PRAGMA {pragma}")
 
     def _busy(self, tries: int) -> bool:
-        """Called by SQLite when a lock is taken: whether to try again."""
+        """Called by SQLite if a lock is not free: whether to try again."""
         left = self.deadline - machine_time()
         if left <= 0:
             return False
@@ -111,7 +111,7 @@ class Sql:
         return found[0][0] if found else None
 
     def synchronous(self, durable: bool) -> None:
-        """Whether the commits from now on survive a power cut (outside of a transaction only)."""
+        """Set whether later commits survive a power cut (only outside of a transaction)."""
         if durable is not self._durable:
             # Forgotten first: if the statement fails the mode is not known.
             self._durable = None
@@ -119,7 +119,7 @@ class Sql:
             self._durable = durable
 
     def roll_back(self) -> None:
-        """End an open transaction, if any, without effect."""
+        """Roll back an open transaction, if any."""
         self.queues.clear()
         self.made.clear()
         if self.connection.in_transaction:
@@ -133,17 +133,17 @@ class Sql:
         self._open.discard(self._name)
 
     def __del__(self) -> None:
-        if hasattr(self, "_name"):  # it may have been cut off before
+        if hasattr(self, "_name"):  # an exception may have interrupted __init__
             self._open.discard(self._name)  # apsw closes a connection that is dropped
 
     @classmethod
     def how_many(cls, path: str) -> int:
-        """The connections that this process has open on a path."""
+        """The number of connections that this process has open on a path."""
         here = os.getpid()
         return sum(name == path and pid == here for name, pid, _ in cls._open.copy())
 
     @classmethod
     def is_inherited(cls, path: str) -> bool:
-        """Whether connections on a path came over open from the process that forked this one."""
+        """Whether connections on a path were open when the parent forked this process."""
         here = os.getpid()
         return any(name == path and pid != here for name, pid, _ in cls._open.copy())

@@ -1,5 +1,5 @@
-"""What SQLite's error codes mean to a caller: one table from apsw's exceptions to the package's errors.
-Must not know which operation failed, nor repair anything."""
+"""Translates SQLite's errors: one table from apsw's exceptions to the package's errors.
+Must not know which operation failed, and repairs nothing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import apsw
 from ....errors import BackendError, BackendUnavailableError, StoreCorruptError
 
 OPERATION_ERRORS = (apsw.Error, BackendError, TypeError, ValueError, ArithmeticError, LookupError)
-"""What an operation can raise by itself: SQLite's errors, ours, and values that cannot be bound.
+"""The exceptions of an operation itself: SQLite's errors, ours, and values that cannot be bound.
 
-Anything else that surfaces inside an operation was thrown into the thread that runs it
-(KeyboardInterrupt, a time limit) and belongs to that thread, not to the operation.
+Any other exception inside an operation was thrown into its thread (KeyboardInterrupt, a time limit) and
+belongs to that thread, not to the operation.
 """
 
 PLAIN_VALUE_ERRORS = (TypeError, ValueError, ArithmeticError)
@@ -20,7 +20,7 @@ VALUE_ERRORS = (
     *(apsw.TooBigError, apsw.MismatchError, apsw.ConstraintError, apsw.RangeError),
     *PLAIN_VALUE_ERRORS,
 )
-"""What a value that cannot be stored raises inside an operation; the store itself is well."""
+"""The exceptions for a value that cannot be stored; the store itself is healthy."""
 
 _UNAVAILABLE = {
     apsw.BusyError: ("locked", "is locked by another process (a backup, a shell, a slow disk?)"),
@@ -42,11 +42,11 @@ _BROKEN = (
 
 
 class UnfitValueError(BackendError):
-    """A value that SQLite cannot store in its column, told from trouble with the store."""
+    """SQLite cannot store a value in its column; the store itself is healthy."""
 
 
-class CommitUnknown(Exception):  # noqa: N818 - a fact, turned into an error by who knows the ids
-    """Whether the transaction was stored cannot be told."""
+class CommitUnknown(Exception):  # noqa: N818 - the caller, which knows the ids, makes an error of it
+    """It is unknown whether the transaction was stored."""
 
 
 def translate(error: apsw.Error, path: str) -> BackendError:
@@ -66,13 +66,13 @@ def translate(error: apsw.Error, path: str) -> BackendError:
 
 
 def needs_reopening(error: BaseException) -> bool:
-    """Whether a connection that met this error should not be used any more."""
+    """Whether a connection must not be used again after this error."""
     return isinstance(error, _BROKEN)
 
 
 def leaves_doubt(error: apsw.Error) -> bool:
-    """Whether a COMMIT that failed like this may nevertheless be found after a crash."""
-    # A frame that could not be written ends the WAL before it; one that was written and not flushed
-    # may be there or not.
+    """Whether a COMMIT that failed with this error may nevertheless exist after a crash."""
+    # If a frame could not be written, the WAL ends before it. A frame that was written but not flushed
+    # may exist or not.
     written = getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_WRITE
     return isinstance(error, apsw.IOError | apsw.CorruptError | apsw.NoMemError) and written

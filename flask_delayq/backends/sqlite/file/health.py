@@ -1,4 +1,4 @@
-"""Health of a store: whether it can be written, and what a person should know about the file.
+"""Health of a store: whether it can be written, and warnings about the file.
 Must not know jobs."""
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from .location import as_text
 from .store import Store
 
 PROBE_TIMEOUT = 1.0
-"""Seconds that a person who asks for the store's health waits for others that write."""
+"""Seconds that a health check waits for other writers."""
 
 PROBE_AGAIN = 1.0
-"""Seconds after a failed write in which a glance repeats its error and does not try anew."""
+"""Seconds after a failed write for which a glance repeats its error without a new try."""
 
 _LASTING = ("full", "io", "read-only")
-"""Reasons that are taken to hold until a write succeeds. Others, as a lock, say nothing of later."""
+"""Reasons that are assumed to last until a write succeeds. Others, such as a lock, may end any time."""
 
 GLANCE_TIMEOUT = 0.2
-"""Seconds that a glance waits at most, for a fork or for the file to be opened."""
+"""Maximum seconds that a glance waits for a fork or for the opening of the file."""
 
 LOW_SPACE_BYTES = 16 * 2**20
 
@@ -42,14 +42,14 @@ _NETWORK = frozenset(
 
 
 class StoreHealth:
-    """Tells how one store is."""
+    """Checks the health of one store."""
 
     def __init__(self, store: Store, checkpoints: Checkpoints) -> None:
         self._store = store
         self._checkpoints = checkpoints
 
     def health(self, *, probe: bool) -> Health:
-        """Whether a write could begin now, and the facts around the file; see ``Backend.health``."""
+        """Whether a write could begin now, and warnings about the file; see ``Backend.health``."""
         path = self._store.file.path
         missing = self._store.file.is_not_made_yet()
         reason = self._try(PROBE_TIMEOUT) if probe and not missing else self._glance()
@@ -76,8 +76,8 @@ class StoreHealth:
         return Health(ok=not reason, reason=reason, notes=tuple(notes), facts=facts)
 
     def _try(self, timeout: float) -> str:
-        """Write; why that failed, else empty."""
-        # An empty transaction succeeds on a full disk: after trouble only a real write convinces.
+        """Try a write; returns why it failed, else empty."""
+        # An empty transaction succeeds on a full disk: after an error only a real write proves health.
         troubled = self._is_in_trouble()
         try:
             self._store.write(
@@ -88,12 +88,13 @@ class StoreHealth:
         return ""
 
     def _glance(self) -> str:
-        """What tells at once, without making anything and waiting for nobody."""
+        """A check that creates nothing and waits for nobody; returns the problem, else empty."""
         store = self._store
         if store.last_error is not None and machine_time() - store.failed_at < PROBE_AGAIN:
             return str(store.last_error)
         if self._is_in_trouble() and file_size(store.file.path):  # an empty file would become a store
-            # Nobody else may be writing here who would find out that all is well again.
+            # Perhaps no other thread writes, so nobody else would notice that the store is healthy
+            # again.
             return self._try(0.0)
         if not store.is_open:
             return store.file.glance()
@@ -109,7 +110,7 @@ class StoreHealth:
 
 
 def _begin(sql: Sql) -> None:
-    """Nothing: that the write lock was got says that the file can be written."""
+    """Do nothing: getting the write lock proves that the file can be written."""
 
 
 def _look(sql: Sql) -> None:
@@ -117,13 +118,13 @@ def _look(sql: Sql) -> None:
 
 
 def _write_something(sql: Sql) -> None:
-    # As much as jobs need: where there is hardly any room, a few bytes would still find some.
+    # As much as jobs need: on a nearly full disk a few bytes could still be written.
     sql.run("INSERT OR REPLACE INTO meta VALUES ('probe', hex(randomblob(8192)))")
     sql.run("DELETE FROM meta WHERE name = 'probe'")
 
 
 def free_space(path: str) -> int | None:
-    """Bytes that this user may still write beside the file, if the system can tell."""
+    """Free bytes for this user on the disk of the file; ``None`` if unknown."""
     try:
         found = os.statvfs(os.path.dirname(path))
     except (AttributeError, OSError):
@@ -141,7 +142,7 @@ def open_to_others(path: str) -> str:
 
 
 def prepared_by_others(path: str) -> str:
-    """A note if the folder of signs of life and doorbells is not used, because it is not ours."""
+    """A note if the ``.live`` folder is not used, because it belongs to another user."""
     with suppress(OSError):
         if reason := folders.foreign(folder := f"{path}.live", path):
             return f"{folder} {reason} and is not used: a crash is noticed when leases end; remove it"
@@ -149,7 +150,7 @@ def prepared_by_others(path: str) -> str:
 
 
 def on_the_network(path: str, mounts: str | None = None) -> str:
-    """A note if the store lies on a network file system, where locks and shared memory fail."""
+    """A note if the store is on a network file system, where locks and shared memory fail."""
     mount = mount_of(path, mounts)
     if mount.kind in _NETWORK:
         return (

@@ -23,7 +23,7 @@ def path_of(url: str) -> str:
     :raises ConfigurationError: if it names none.
     """
     quoted = url.removeprefix("sqlite://").partition("?")[0]
-    # By way of bytes, since that is what paths are: what they mean is the file system's affair.
+    # As bytes, because paths are bytes for the file system.
     path = os.fsdecode(unquote_to_bytes(quoted.encode("utf-8", "surrogateescape")))
     if "\0" in path:
         raise ConfigurationError(f"{url!r} holds a null character; no path does", key="DELAYQ_URL")
@@ -51,22 +51,22 @@ def as_text(path: str) -> str:
         return os.fsencode(path).decode()
     except UnicodeDecodeError:
         raise ConfigurationError(
-            f"the path {path!a} is not UTF-8, and SQLite takes no other; let DELAYQ_URL name a file "
-            f"elsewhere, or rename the folder",
+            f"the path {path!a} is not UTF-8, and SQLite needs UTF-8; set DELAYQ_URL to another file, "
+            f"or rename the folder",
             key="DELAYQ_URL",
         ) from None
 
 
 def resolve(path: str) -> str:
-    """The path without links, so that a file has one spelling for all who come to it.
+    """The path without symbolic links, so that it is the same for all links to the file.
 
-    A link that leads nowhere is kept: nothing may be made at its end, since a volume may be missing.
+    A dangling link is kept: nothing must be created at its end, because a volume may be missing.
     """
     return path if _dangling(path) else os.path.realpath(path)
 
 
 def _dangling(path: str) -> str:
-    """The link on the way to a path that leads nowhere, else empty."""
+    """The dangling link in a path, else empty."""
     while path != (above := os.path.dirname(path)):
         if os.path.islink(path) and not os.path.exists(path):
             return path
@@ -75,7 +75,7 @@ def _dangling(path: str) -> str:
 
 
 class StoreFile:
-    """One path and the file that was found there at the last opening.
+    """One path, and the file that was there at the last opening.
 
     :param path: absolute, without links.
     :param given: the path as it was asked for.
@@ -95,7 +95,7 @@ class StoreFile:
 
         :returns: what identifies the file, for :meth:`remember`.
         :raises BackendUnavailableError: it vanished while in use, or cannot be created.
-        :raises StoreMismatchError: it is no regular file.
+        :raises StoreMismatchError: it is not a regular file.
         """
         try:
             found = os.stat(self.path)
@@ -113,7 +113,7 @@ class StoreFile:
         return self._identity is None and not os.path.lexists(self.path) and not self.glance()
 
     def glance(self) -> str:
-        """Why the store cannot be opened or made, as far as a look from outside tells; else empty."""
+        """Why the store cannot be opened or created, without opening it; else empty."""
         try:
             self._check(os.stat(self.path))
             if not os.access(self.path, os.R_OK | os.W_OK):
@@ -139,7 +139,8 @@ class StoreFile:
         self._refuse_planted()
 
     def _refuse_planted(self) -> None:
-        """Refuse what another user may have put here: whoever writes a store decides which jobs run."""
+        """Refuse a file that another user may have put here: the writer of a store decides which jobs
+        run."""
         if not hasattr(os, "geteuid"):
             return
         for path in {self._given, self.path}:
@@ -162,7 +163,7 @@ class StoreFile:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
             try:
                 descriptor = os.open(self.path, flags, 0o600)
-            except FileExistsError:  # another process was quicker
+            except FileExistsError:  # another process was first
                 return os.stat(self.path)
             try:
                 return os.fstat(descriptor)
@@ -184,7 +185,7 @@ class StoreFile:
         self._identity = identity
 
     def forget(self) -> None:
-        """Any file will do at the next opening, also a new one."""
+        """Accept any file at the next opening, also a new one."""
         self._identity = None
 
     def is_another(self, identity: Identity) -> bool:
@@ -192,7 +193,7 @@ class StoreFile:
         return self._identity not in (None, identity)
 
     def forget_lock(self) -> None:
-        """In a forked child: whoever held the lock does not exist there."""
+        """Replace the lock in a forked child: the thread that held it does not exist there."""
         if self._guards.get(self.path) is self.guard:
             self._guards[self.path] = threading.RLock()
         self.guard = self._guards[self.path]  # the same for all that are on this path
@@ -234,7 +235,7 @@ class StoreFile:
         while not os.path.lexists(there):
             there = os.path.dirname(there)
         if not os.path.isdir(there):
-            return f"{there} is no folder, and nothing can be made in it: remove it"
+            return f"{there} is not a folder: remove it"
         if code == errno.ENOENT:  # /proc and its like
             return f"{there} takes no new files: choose another folder"
         if code == errno.EROFS:

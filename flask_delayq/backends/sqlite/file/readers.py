@@ -1,8 +1,9 @@
 """The read side of one store in this process: a few idle connections, lent to one thread at a time.
 Must not know what is read with them.
 
-As in the writer, an exception may be thrown into a thread between any two calls: what was lent is given
-back in two nested ``finally``, and what must change together is assigned with no call in between.
+As in the writer, an asynchronous exception may come between any two calls. So a connection is
+returned in two nested ``finally``, and values that must change together are assigned without a call
+in between.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .connection import Sql
 T = TypeVar("T")
 
 IDLE_LIMIT = 4
-"""Connections kept open while nobody reads; more readers at once get one for the occasion."""
+"""Maximum number of idle connections that are kept open; further readers get a temporary one."""
 
 
 class _Loan:
@@ -34,7 +35,7 @@ class _Loan:
 
 
 class Readers:
-    """Lends connections; can be shut so that a fork finds none of them open.
+    """Lends connections; can be shut, so that none is open at a fork.
 
     :param connect: opens a connection; called with the borrower's deadline.
     """
@@ -44,9 +45,9 @@ class Readers:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew in a forked child, where nobody will give back what was lent."""
-        # Reentrant, so that a signal handler finds out that it runs inside; entered as it is, since
-        # an exception may be thrown into the condition's own method after it got the lock.
+        """Reset in a forked child, where nobody will return the lent connections."""
+        # Reentrant, so that a signal handler can detect that it runs inside. The lock itself is entered,
+        # because an exception may be thrown into the condition's method after it got the lock.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._idle: list[tuple[int, Sql]] = []  # with the generation that each belongs to
@@ -94,7 +95,7 @@ class Readers:
             self._idle = idle
 
     def _give_back(self, loan: _Loan) -> None:
-        """May be called again, and at any point."""
+        """Return the connection. Idempotent; may be interrupted at any point."""
         with self._lock:
             if loan in self._loans:
                 loans = [other for other in self._loans if other is not loan]
@@ -114,13 +115,13 @@ class Readers:
             loan.sql = None
 
     def renew(self) -> None:
-        """Close the idle connections; those lent out are closed when they come back."""
+        """Close the idle connections; lent ones are closed when they are returned."""
         self._close_idle(checkpoint=False)
 
     def shut(self, deadline: float, *, checkpoint: bool) -> bool:
-        """Lend no more, wait for all that was lent, close everything; whether it came to that in time.
+        """Lend no more, wait for all lent connections, close all; whether this succeeded in time.
 
-        :meth:`open` must follow in either case.
+        :meth:`open` must follow in any case.
         """
         with self._lock:
             self._shut = True
@@ -141,7 +142,7 @@ class Readers:
             sql.close(checkpoint=checkpoint)
 
     def inherited(self) -> list[Sql]:
-        """The connections that a child finds open because :meth:`shut` was in vain."""
+        """The connections that are open in a child because :meth:`shut` failed."""
         lent = [loan.sql for loan in self._loans if loan.sql is not None]
         return [sql for _, sql in self._idle] + lent
 

@@ -1,5 +1,5 @@
-"""One caller's operation on its way through the writer; pure data.
-Must not know how it is carried out."""
+"""One caller's operation in the writer; pure data.
+Must not know how it is executed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class State(Enum):
 
 
 class Request:
-    """One caller's operation and what became of it."""
+    """One caller's operation and its result."""
 
     __slots__ = (
         *("operation", "durable", "deadline", "may_be_uncertain", "may_wait"),

@@ -1,4 +1,4 @@
-"""The tables: how a new file becomes a store, and how a file that is none of ours is refused.
+"""The tables: creates a store in a new file, upgrades an old one, and refuses any other file.
 Must not know what the rows mean to the verbs."""
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from .connection import Sql
 APPLICATION_ID = 0x44_4C_59_51  # "DLYQ"
 VERSION = 2
 
-# Waiting jobs, due or not, share one index, so that no write is needed when a moment comes. Suspects
-# stand in lines of their own there, so that a claim walks past none of them.
-# The states are literals wherever they occur: only so SQLite can see that a partial index applies.
+# Waiting jobs, due or not, share one index, so that no write is needed when a job becomes due. In this
+# index suspects are separate, so that a claim need not skip them.
+# The states are literals in all statements: otherwise SQLite does not use a partial index.
 _WAITING_AND_SUSPECTS = """
 CREATE INDEX job_waiting ON job (queue, priority, suspect, run_at, id) WHERE state = 0;
 CREATE INDEX job_waiting_suspect ON job (queue, priority, run_at, id) WHERE state = 0 AND suspect = 1;
 CREATE INDEX job_running_suspect ON job (owner) WHERE state = 1 AND suspect = 1;
 """
 
-# A list begins with the jobs that came last. Ids made by `new_id` tell; those that people chose do not,
-# so they alone are in an index, by `ids.age_key`.
+# A list begins with the jobs enqueued last. Ids made by `new_id` begin with their time; ids that people
+# chose do not, so only these are in an index, by `ids.age_key`.
 CHOSEN = "(length(id) <> 28 OR unhex(id) IS NULL)"  # `ids.has_moment`, at a third of what GLOB takes
 AGE_OF_CHOSEN = "(printf('%012x', CAST(enqueued_at * 1000 AS INTEGER)) || id)"
 _BY_AGE = f"CREATE INDEX job_chosen ON job ({AGE_OF_CHOSEN}) WHERE {CHOSEN};"
 
-# `job` is narrow because every claim and outcome rewrites its row; what is read once lives in `body`.
+# `job` is narrow because every claim and outcome rewrites its row; `body` has what is rarely read.
 # Ids grow with time, so new rows are appended at the end of both B-trees.
 TABLES = f"""
 CREATE TABLE job (
@@ -114,16 +114,16 @@ DROP INDEX job_running_rescued;
 {_WAITING_AND_SUSPECTS}
 {_BY_AGE}""",
 }
-"""By version, what makes the next one of it."""
+"""The statements that upgrade each version to the next one."""
 
 
 def ensure(sql: Sql, path: str, boot: str, clock: float, lives: Callable[[str], bool | None]) -> None:
     """Make the open file a store of this version, or refuse it; safe in many processes at once.
 
-    A new file is filled, a store of an earlier version is brought up to date; each in one transaction.
+    A new file is filled, a store of an earlier version is upgraded; each in one transaction.
 
-    :param boot: identifies the boot of this host; leases of an earlier one are ended.
-    :param clock: the present on the leases' clock, which begins anew with each boot.
+    :param boot: the boot id of this host; leases of an earlier boot are ended.
+    :param clock: the current time of the leases' clock, which restarts with each boot.
     :param lives: whether an owner shows a sign of life.
     :raises StoreMismatchError: another application's file, or a newer version's.
     """
@@ -172,7 +172,7 @@ def _refuse_later(found: int, path: str) -> None:
 
 def _is_new(sql: Sql, path: str) -> bool:
     """Whether the file is empty; refuse it if it is neither empty nor ours."""
-    # In one statement, so all of it is of one moment: another process may make the store meanwhile.
+    # One statement, so that it sees one state: another process may create the store meanwhile.
     ((application, found, objects),) = sql.rows(
         "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)"
         " FROM pragma_application_id, pragma_user_version"
@@ -189,7 +189,7 @@ def _is_new(sql: Sql, path: str) -> bool:
 
 
 def _switch_to_wal(sql: Sql) -> None:
-    # SQLite does not ask the busy handler here, since two who switch would wait for each other.
+    # SQLite does not call the busy handler here, because two switching processes would deadlock.
     while True:
         try:
             sql.rows("PRAGMA journal_mode = WAL")
@@ -207,8 +207,8 @@ def _end_leases_of_another_boot(
         return
     sql.rows("BEGIN IMMEDIATE")
     if not _is_of_this_boot(sql, boot, clock):
-        # Whoever lives is of this boot, whatever id it read: not every process can read it (systemd's
-        # ProcSubset=pid), and some containers have one of their own.
+        # Every living owner belongs to this boot, whatever boot id it read: some processes cannot
+        # read it (systemd's ProcSubset=pid), and some containers have a different one.
         owners = [owner for (owner,) in sql.rows("SELECT DISTINCT owner FROM job WHERE state = 1")]
         ended = json.dumps([owner for owner in owners if not lives(owner)])
         sql.run(
@@ -238,6 +238,6 @@ def _tells_nothing(boot: str) -> bool:
 
 
 def note_clock(sql: Sql, clock: float) -> None:
-    """Store how far the leases' clock has come, where the system tells no boot from the next: it has
-    begun anew if it is behind that later."""
+    """Store the time of the leases' clock, if the system has no boot id: if the clock is behind this
+    value later, the machine was restarted."""
     sql.run("INSERT OR REPLACE INTO meta VALUES ('clock', ?)", (repr(clock),))

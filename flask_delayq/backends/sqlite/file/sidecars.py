@@ -1,8 +1,8 @@
-"""The -wal and -shm files beside a store, when another file has taken the store's place.
+"""The -wal and -shm files beside a store, after the store was replaced by another file.
 Must not know SQL; opens the -shm only while this process has no connection to the store.
 
-SQLite finds them by name alone. Opened together with a file that they do not belong to, they would be
-mixed into it (SQLite: howtocorrupt, 1.4), so a new file is not opened before the old ones are done with.
+SQLite finds them by name. With a file that they do not belong to, they would corrupt it (SQLite:
+howtocorrupt, 1.4). So a new file is opened only when the old ones are no longer in use.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _EVERY_USER_HOLDS = 128  # the byte of the -shm that each connection locks (SQLi
 
 
 def check_free(path: str) -> None:
-    """Make sure that nobody uses the files beside ``path`` any more and that nothing is left in them.
+    """Check that no process uses the files beside ``path``, and that they have no unsaved changes.
 
     :raises BackendUnavailableError: reason ``"replaced"``.
     """
     if Sql.how_many(path) or _others_use(path + "-shm"):
         raise BackendUnavailableError(
-            f"the store {path} was replaced, and somebody still has the old one open; it is opened when "
-            f"all processes have let go of that. To replace a store, stop them first",
+            f"the store {path} was replaced, and a process still has the old one open; the new one is "
+            f"opened when all processes have closed it. Stop all processes before you replace a store",
             reason="replaced",
         )
     if _size(path + "-wal"):

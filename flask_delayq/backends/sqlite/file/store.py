@@ -1,5 +1,5 @@
-"""One store as this process has it open: when it is opened, checked, closed, and by whom it is used.
-Must not know the verbs: they hand in functions that get a connection."""
+"""One open store of this process: opens, checks and closes it, and lends its connections.
+Must not know the verbs: they pass functions that get a connection."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from .writer import Writer
 T = TypeVar("T")
 
 TIMEOUT = 5.0
-"""Seconds that a verb without a limit of its own waits for other writers."""
+"""Seconds that a verb without a timeout of its own waits for other writers."""
 
 _CHECK_EVERY = 1.0
 
 _kept: list[Sql] = []
-"""Connections that were open when this process was forked: to be left alone, not even closed, since
-what SQLite knows of their locks is its parent's."""
+"""Connections that were open when this process was forked. They must not be used or even closed, because
+SQLite's lock table for them is the parent's."""
 
 
 class Store:
-    """A writer, readers and the file they are on. It opens itself at the first use.
+    """A writer, readers and their file. The first use opens it.
 
     :param path: absolute, without links.
     :param given: the path as it was asked for, if that is another.
-    :param synchronous: whether commits that say so are flushed to the disk.
+    :param synchronous: whether durable commits are flushed to the disk.
     :param boot: identifies this boot of the host.
     :param clock: tells the present on the leases' clock.
     :param lives: whether an owner shows a sign of life.
@@ -111,7 +111,7 @@ class Store:
         except CommitUnknown as error:
             if may_be_uncertain:
                 raise
-            # Every other operation is safe to repeat: the claims and moments it compares say so.
+            # Every other operation is idempotent: it compares claims or times.
             raise BackendUnavailableError(
                 f"the store {self.file.path} failed while it stored something; try again", reason="io"
             ) from error
@@ -128,8 +128,8 @@ class Store:
         return result
 
     def once(self, make: Callable[[Sql], None], timeout: float = TIMEOUT) -> float:
-        """Make what is made on demand, in a write of its own, which nothing that is refused later rolls
-        back; the seconds that are left of those given."""
+        """Make a table or index on demand, in a separate transaction that a later refusal does not roll
+        back; returns the remaining seconds of the timeout."""
         if make in self._made:
             return timeout
         deadline = machine_time() + timeout
@@ -144,9 +144,9 @@ class Store:
     def read(
         self, operation: Callable[[Sql], T], *, timeout: float = TIMEOUT, snapshot: bool = True
     ) -> T:
-        """Run a reading operation on a connection of its own; writers are not held up.
+        """Run a reading operation on a separate connection; it does not block writers.
 
-        :param snapshot: all its statements see the store at one moment.
+        :param snapshot: all its statements see the same state of the store.
         """
         deadline = machine_time() + timeout
         write = self._write
@@ -173,7 +173,7 @@ class Store:
             raise translate(error, self.file.path) from error
 
     def _read_nothing(self, operation: Callable[[Sql], T], deadline: float) -> T:
-        """The answer of a store without any job: who only asks makes no file."""
+        """The result for a store that does not exist yet: a read does not create the file."""
         sql = Sql(":memory:", deadline=deadline)
         try:
             schema.fill(sql)
@@ -209,7 +209,7 @@ class Store:
         )
 
     def _open_now(self, deadline: float) -> None:
-        """Open the store without a write, which a file that is read-only would refuse."""
+        """Open the store without a write, because a read-only file would refuse it."""
 
         def open_it(leads: bool) -> None:
             if not leads:
@@ -238,12 +238,12 @@ class Store:
         return sql
 
     def _connect(self, deadline: float) -> tuple[Sql, Identity]:
-        """A connection to the file, which is created if this process has not seen it before; and what
-        identifies it.
+        """A connection to the file, and the file's identity. Creates the file if this process has not
+        seen it before.
 
-        One at a time for each path: the descriptors that create the file and look at its neighbours are
-        closed before a connection is opened, since closing them would end its locks. Nobody waits here
-        for a lock of SQLite's.
+        One at a time per path: the file descriptors that create the file and check its neighbours are
+        closed before a connection is opened, because closing them would release its locks. Nothing waits
+        here for a lock of SQLite.
         """
         guard = self.file.guard
         refuse_inside(guard)
@@ -274,8 +274,8 @@ class Store:
         if sql is None:
             return
         if isinstance(error, BackendUnavailableError):
-            # The file was moved away or overwritten: what its WAL holds goes where it belongs, if that
-            # can be done in the time of whoever noticed it.
+            # The file was moved away or overwritten: copy its WAL into it, if that is possible within
+            # the timeout of the thread that noticed it.
             sql.deadline = min(sql.deadline, machine_time() + 1.0)
             with suppress(apsw.Error):
                 sql.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -294,7 +294,7 @@ class Store:
     # --- closing and forking ---------------------------------------------------------------------------
 
     def close(self, *, checkpoint: bool = True, timeout: float = TIMEOUT) -> bool:
-        """Close every connection; whether all of them could be had in time."""
+        """Close all connections; whether all were free in time."""
         deadline = machine_time() + timeout
 
         def close_it(leads: bool) -> bool:
@@ -312,8 +312,8 @@ class Store:
         return self.writer.hold(deadline, close_it)
 
     def _shut(self, deadline: float, *, checkpoint: bool) -> bool:
-        """Stop everybody and close every connection; whether all could be had in time (leader only).
-        Whatever happens, ``readers.open`` must follow."""
+        """Block all operations and close all connections; whether all were free in time (leader only).
+        ``readers.open`` must follow in any case."""
         if not self.readers.shut(deadline, checkpoint=checkpoint):
             return False
         sql = self._write
@@ -325,7 +325,7 @@ class Store:
         return True
 
     def before_fork(self, timeout: float) -> None:
-        """Close every connection, if all of them can be had in time."""
+        """Close all connections, if all are free in time."""
         deadline = machine_time() + timeout
         self._ticket = self.writer.ticket(deadline)
         if self.writer.seize(self._ticket):
@@ -343,7 +343,7 @@ class Store:
         self._ticket = None
 
     def after_fork_in_child(self) -> None:
-        """Begin anew; a store that came over open is refused when it is opened."""
+        """Reset; a store that was open at the fork is refused when it is opened."""
         left_open = [self._write, *self.readers.inherited()]
         _kept.extend(sql for sql in left_open if sql is not None)
         self._ticket = self._write = None

@@ -1,12 +1,12 @@
-"""Room at the end of the WAL, made before commits need it: on most file systems a commit that lengthens
-the file takes half as long again, as the file system must write its own journal for it.
+"""Extends the WAL file before commits need it. On most file systems a commit that extends the file takes
+half as long again, because the file system must write its own journal.
 Must not know what is committed.
 
-What is appended is zeros. SQLite reads a WAL up to the first frame that is not valid, and one whose page
-number is 0 never is (https://www.sqlite.org/fileformat2.html#walformat), so they are like what is left
-behind the last frame whenever a WAL begins anew. It happens inside a write transaction, so nobody else
-writes there or cuts the file; and they are appended (``O_APPEND``), so that they overwrite nothing even
-where the path leads to another file by now. SQLite keeps no locks on this file: closing it drops none.
+It appends zeros. SQLite reads a WAL up to the first invalid frame, and a frame with page number 0 is
+invalid (https://www.sqlite.org/fileformat2.html#walformat). So the zeros are like the old bytes behind
+the last frame after a restart of the WAL. It happens inside a write transaction, so nobody else
+writes there or truncates the file. ``O_APPEND`` overwrites nothing, even if the path leads to another
+file meanwhile. SQLite has no locks on this file, so closing it releases none.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from ..host import folders
 from .connection import Sql
 
 STEP = 2**20
-"""Bytes by which the file is lengthened, which takes less than a millisecond."""
+"""Bytes by which the file is extended, which takes less than a millisecond."""
 
 AHEAD = 2**18
-"""Bytes: the file is lengthened when less than this is left."""
+"""The file is extended if fewer bytes than this are left."""
 
 SPARE = 64 * 2**20
-"""Bytes that must be free on the disk: a nearly full one is not filled with zeros."""
+"""Bytes that must be free on the disk: a nearly full disk must not be filled with zeros."""
 
 _HEADER, _FRAME_HEADER = 32, 24
 _ZEROS = bytes(STEP)
 
 
 class Headroom:
-    """Makes room in the WAL of one store."""
+    """Extends the WAL of one store."""
 
     def __init__(self) -> None:
         self._wal = ""
         self._frame = 4096 + _FRAME_HEADER
         self.used = 0
-        """Bytes of the WAL that hold commits, as of the last one of this process."""
+        """Used bytes of the WAL, after the last commit of this process."""
         self._size = 0
 
     def watch(self, sql: Sql) -> None:
-        """Learn from each commit of a connection how far the WAL is used."""
+        """Note after each commit of a connection how many bytes of the WAL are used."""
         self._wal = os.fsdecode(
             sql.connection.filename_wal.encode()
         )  # beside the file itself, where the path is a link
@@ -53,18 +53,18 @@ class Headroom:
     def _note(self, connection: apsw.Connection, name: str, frames: int) -> int:
         used = _HEADER + frames * self._frame
         if used < self.used:
-            self._size = 0  # it began anew, and may have been cut
+            self._size = 0  # it was restarted, and perhaps truncated
         self.used = used
         return apsw.SQLITE_OK
 
     def expect_new_beginning(self) -> None:
-        """All of the WAL was copied into the store, so the next commit writes at its beginning."""
+        """All of the WAL was copied into the store, so the next commit restarts it."""
         self.used = self._size = 0
 
     def make(self) -> None:
-        """Lengthen the file if little is left; called while the write lock is held.
+        """Extend the file if little is left; call it while the write lock is held.
 
-        Never raises: without room the commit is slower, that is all.
+        Never raises: if it fails, the commit is only slower.
         """
         if self._size - self.used >= AHEAD or not self.used:
             return  # a process that stores one job and ends needs none

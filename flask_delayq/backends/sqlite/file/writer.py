@@ -1,19 +1,19 @@
 """Group commit: many threads, one write connection, one transaction for all who wait.
 Must not know what the operations do; only that each may be run again after a rollback.
 
-A thread that finds nobody writing leads: it begins a transaction, runs its own operation and those of
-the threads that wait by then, commits once, answers them, and hands the lead to the first who came
-later. A lone thread never waits for another one; eight share one flush to the disk.
+If no thread is writing, the calling thread leads: it begins a transaction, runs its own operation and
+those of the waiting threads, commits once, returns the results, and passes the lead to the first thread
+that came later. A lone thread never waits for another one; eight threads share one flush of the disk.
 
     in line ------ taken into the leader's group -----> in the group ---- committed ----> DONE
        |   ^-------- rolled back, not its fault -------------/
        `----- first in line when a leader leaves ------> LEADING -------------------------> DONE
 
-An exception may be thrown into a thread between any two calls (KeyboardInterrupt, a time limit). So the
-lead is handed on in two nested ``finally``, each repeatable from any point; whether the transaction was
-committed is read from the connection and the stage, never from having passed a line; and what must
-change together stands in one ``with self._mutex`` with no call in between: CPython delivers such
-exceptions after calls and at the end of loops only.
+An asynchronous exception (KeyboardInterrupt, a time limit) may come between any two calls. So the
+lead is passed on in two nested ``finally``, each idempotent. Whether the transaction was committed
+is read from the connection and the stage, never from the position in the code. Values that must
+change together are in one ``with self._mutex`` without a call in between, because CPython delivers such
+exceptions only after calls and at the end of loops.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from .requests import Request, State
 T = TypeVar("T")
 
 GROUP_LIMIT = 64
-"""Operations in one transaction at most: the last one in line shall not wait for hundreds."""
+"""Maximum operations in one transaction, so that the last one does not wait for hundreds."""
 
 PATIENCE = 0.002
-"""Seconds for which a patient operation waits to be taken along."""
+"""Seconds for which a patient operation waits for the transaction of another thread."""
 
 BUSY = 0.01
-"""Seconds after a caller came for which the next one is expected, so that patience pays."""
+"""If the last caller came within this many seconds, the next one is expected, so patience is useful."""
 
-_LONGEST_WAIT = 3600.0  # what a lock's timeout certainly takes
+_LONGEST_WAIT = 3600.0  # a lock accepts this timeout on every system
 
 
 class _Stage(Enum):
-    """How far the leader's transaction has come; it can only be committed in COMMITTING."""
+    """The progress of the leader's transaction; only in COMMITTING it can be committed."""
 
     OPEN = auto()
     COMMITTING = auto()
@@ -60,7 +60,7 @@ _OPEN, _COMMITTING, _REFUSED = _Stage
 
 def _too_late() -> BackendUnavailableError:
     return BackendUnavailableError(
-        "the store was busy until the time was over; nothing was done", reason="locked"
+        "the store was busy until the timeout; nothing was done", reason="locked"
     )
 
 
@@ -69,9 +69,9 @@ class Writer:
 
     :param connect: called by the leader before each transaction with its deadline; returns the write
         connection, opened and checked.
-    :param prepare: called at the beginning of a transaction whose commit must last.
-    :param confirm: called after a commit that must last; raises if the file is not the store any more.
-    :param discard: called with an error after which the connection should not be used again.
+    :param prepare: called at the beginning of a transaction whose commit must be durable.
+    :param confirm: called after a durable commit; raises if the file is no longer the store.
+    :param discard: called with an error after which the connection must not be used again.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class Writer:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew in a forked child, where the other threads and their requests do not exist."""
-        # Reentrant: a signal handler may run in the middle and must be refused, not stand still.
+        """Reset in a forked child, where the other threads and their requests do not exist."""
+        # Reentrant: a signal handler that interrupts this must be refused, not deadlock.
         self._mutex = threading.RLock()
         self._leader: int | None = None
         self._waiting: list[Request] = []
@@ -110,17 +110,17 @@ class Writer:
     ) -> T:
         """Run ``operation`` inside a write transaction and return its result once that is committed.
 
-        What it raises is raised here and leaves nothing behind of it; the others of its group are not
-        touched. It may be run more than once, the last time counts.
+        Its exceptions are raised here, and its changes are rolled back; the other operations of its
+        group are not affected. It may run more than once; the last run counts.
 
         :param durable: the commit must survive a power cut.
-        :param deadline: on the machine's monotonic clock; one not begun by then is withdrawn.
-        :param may_be_uncertain: at the deadline raise CommitUnknown; do not wait for a commit under way.
-        :param may_wait: while others write all the time, wait up to :data:`PATIENCE` for one of them to
-            take it along, instead of making a commit, and that other wait for it.
-        :raises BackendUnavailableError: reason ``"locked"``: the deadline passed, or this thread is in
-            the middle of another write (a signal handler); nothing was done.
-        :raises CommitUnknown: whether it is stored cannot be told.
+        :param deadline: on the machine's monotonic clock; an operation not begun by then is withdrawn.
+        :param may_be_uncertain: at the deadline raise CommitUnknown instead of waiting for the commit.
+        :param may_wait: while other threads write all the time, wait up to :data:`PATIENCE` for one of
+            their transactions, instead of making a separate commit.
+        :raises BackendUnavailableError: reason ``"locked"``: the deadline passed, or this thread is
+            inside another write (a signal handler); nothing was done.
+        :raises CommitUnknown: it is unknown whether it was stored.
         """
         refuse_inside(self._mutex)
         began = machine_time()
@@ -152,7 +152,7 @@ class Writer:
     def hold(self, deadline: float, use: Callable[[bool], T]) -> T:
         """Call ``use`` while nobody writes, and return what it returns.
 
-        :param use: is told whether the lead was to be had before the deadline.
+        :param use: called with whether the lead was free before the deadline.
         """
         ticket = self.ticket(deadline)
         try:
@@ -164,13 +164,13 @@ class Writer:
             self._leave(ticket)
 
     def ticket(self, deadline: float) -> Request:
-        """What :meth:`seize` takes the lead with, around a fork, where :meth:`hold` cannot be. Made
-        before, so that whatever is thrown into a thread that seizes, there is something to release."""
+        """A ticket for :meth:`seize`, around a fork, where :meth:`hold` cannot be used. It is made
+        first, so that :meth:`release` works even if an exception interrupts :meth:`seize`."""
         return Request(None, durable=False, may_be_uncertain=False, deadline=deadline)
 
     def seize(self, ticket: Request) -> bool:
-        """Take the lead and keep it: nobody writes until :meth:`release`, which must follow whatever
-        happens. Whether it was to be had in time."""
+        """Take the lead and keep it: nobody writes until :meth:`release`, which must follow in any case.
+        Returns whether the lead was free in time."""
         if is_held_here(self._mutex):
             return False
         try:
@@ -180,7 +180,8 @@ class Writer:
         return ticket.state is _LEADING
 
     def release(self, ticket: Request) -> None:
-        """Hand the lead on, if :meth:`seize` got it. May be called again, and should be."""
+        """Pass the lead on, if :meth:`seize` got it. Idempotent; call it twice, in nested
+        ``finally``."""
         self._leave(ticket)
 
     # --- waiting --------------------------------------------------------------------------------------
@@ -211,15 +212,15 @@ class Writer:
                 if request in self._waiting:
                     raise _too_late()
                 if request.state is not _WAITING:
-                    return  # it was answered, or came to lead, in this very moment
+                    return  # it was done, or got the lead, just now
                 if request.may_be_uncertain:
                     raise CommitUnknown
-            # In a transaction that has the lock already, and ends one way or the other.
+            # It is in a transaction that already has the lock, and will end.
             request.wake.acquire()
             return
 
     def _is_served(self, request: Request) -> bool:
-        """Wait to be taken along; whether that happened, or the request leads now itself."""
+        """Wait for the transaction of another thread; whether it was executed, or leads now itself."""
         if request.wake.acquire(timeout=PATIENCE):
             return True
         with self._mutex:
@@ -233,7 +234,7 @@ class Writer:
         return False
 
     def _leave(self, request: Request) -> None:
-        """Withdraw the request, or end its lead and promote the next. May be called again."""
+        """Withdraw the request, or end its lead and promote the next one. Idempotent."""
         if request.state is _DONE:
             return
         if request.state is _LEADING:
@@ -241,11 +242,11 @@ class Writer:
         with self._mutex:
             if request.state is _WAITING:
                 others = [other for other in self._waiting if other is not request]
-                request.state = _DONE  # also in a group: nobody is there to be answered
+                request.state = _DONE  # also in a group: its caller no longer waits
                 self._waiting = others
             elif request.state is _LEADING:
                 heirs = [other for other in self._waiting if not other.may_wait]
-                if not heirs:  # the patient ones look after themselves
+                if not heirs:  # patient requests wake up by themselves
                     request.state = _DONE
                     self._leader = None
                     return
@@ -260,8 +261,9 @@ class Writer:
     # --- leading --------------------------------------------------------------------------------------
 
     def _lead(self, leader: Request) -> None:
-        """Run the leader's operation with those that wait, in one transaction."""
-        # The mode cannot be changed inside a transaction, so it is chosen by who waits before.
+        """Run the leader's operation and the waiting ones in one transaction."""
+        # The synchronous mode cannot be changed inside a transaction, so it is set before, by the
+        # requests that wait then.
         durable = leader.durable or any([request.durable for request in self._waiting])
         try:
             sql = self._connect(leader.deadline)
@@ -293,7 +295,8 @@ class Writer:
         return True
 
     def _gather(self, leader: Request, durable: bool) -> None:
-        """Take those who wait into the group, after the lock was got: until then they may withdraw."""
+        """Add the waiting requests to the group, after the lock was acquired: until then they may
+        withdraw."""
         with self._mutex:
             fit = [r for r in self._waiting if r.operation is not None and (durable or not r.durable)]
             fit = fit[: GROUP_LIMIT - 1]
@@ -303,7 +306,8 @@ class Writer:
             self._waiting = late
 
     def _run_group(self, sql: Sql) -> bool:
-        """Run every member not answered yet; whether one failed half way, so that all must go back."""
+        """Run all members that are not done; whether one failed half way, so that all must be rolled
+        back."""
         for request in self._group:
             if request.error is not None or request.operation is None:
                 continue
@@ -352,7 +356,7 @@ class Writer:
                 self._drop(error)
 
     def _settle(self) -> None:
-        """Close the transaction wherever it stands, and answer the group or give it back."""
+        """End the transaction in any stage, and return the results or put the group back in line."""
         sql = self._sql
         if sql is not None and sql.connection.in_transaction:
             self._stage = _OPEN
