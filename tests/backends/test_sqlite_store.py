@@ -240,7 +240,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(path):
 def test_a_place_where_no_file_can_be_is_named_with_its_own_remedy(tmp_path):
     (tmp_path / "notes.txt").write_text("a file")
     for path, remedy in (
-        (tmp_path / "notes.txt" / "a" / "jobs.db", f"{tmp_path}/notes.txt is no folder"),
+        (tmp_path / "notes.txt" / "a" / "jobs.db", f"{tmp_path}/notes.txt is not a folder"),
         ("/proc/jobs/store.db", "/proc takes no new files: choose another folder"),
     ):
         with opened(path) as backend, pytest.raises(BackendUnavailableError) as caught:

@@ -42,8 +42,7 @@ from .verbs import by_task, changes, claiming, enqueueing, pending, processes, r
 from .verbs.outcomes import DURABLE, record, record_one_by_one, set_progress, should_stop
 
 _RING_AHEAD = 1.5
-"""Other processes are woken for a job that is due within this many seconds; they find later jobs in
-time."""
+"""Other processes are woken for a job due within this many seconds; they find later jobs in time."""
 
 _LAST_TIMEOUT = 0.3
 """Seconds that the last verbs of a stopping process wait for other writers: a stop must be short."""
