@@ -1,5 +1,5 @@
-"""The verbs by which a person asks about jobs and steers them, handed to the store.
-Must not know SQL, nor how jobs are claimed and ended by workers."""
+"""The verbs by which people inspect and control jobs; they pass functions to the store.
+Must not know SQL, or how workers claim and end jobs."""
 
 from __future__ import annotations
 

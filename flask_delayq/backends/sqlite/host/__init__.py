@@ -1,2 +1,2 @@
-"""What the processes of one host know of each other: who lives, what had begun, that there is work.
-Must not know jobs nor SQL."""
+"""Communication between the processes of one host: who lives, which jobs had begun, that there is work.
+Must not know jobs or SQL."""

@@ -1,4 +1,4 @@
-"""Which boot of the host this is: leases are kept on a clock that begins anew with each.
+"""The boot id of the host: the clock of the leases restarts with each boot.
 Must not know a lease."""
 
 from __future__ import annotations
@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 
 UNKNOWN_BOOT = "unknown:"
-"""The id, or how it begins, where the system tells none: one boot then looks like the next."""
+"""The id, or its prefix, if the system has no boot id: then all boots look the same."""
 
 LINUX = "/proc/sys/kernel/random/boot_id"
 
@@ -15,9 +15,9 @@ SYSCTLS = (b"kern.bootsessionuuid", b"kern.boot_id")
 
 
 def boot_id() -> str:
-    """A text that is the same for all processes of this boot, and another one after the next."""
-    # Nothing that can change while the host runs may stand in for it, as its name can: all leases
-    # would seem to have ended, and what runs would be run again.
+    """A string that is the same in all processes of this boot, and different after a reboot."""
+    # A value that can change while the host runs (such as the host name) must not replace it: then all
+    # leases would end, and running jobs would run again.
     try:
         with open(LINUX, encoding="ascii") as file:
             return file.read().strip()

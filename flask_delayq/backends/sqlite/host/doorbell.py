@@ -1,8 +1,8 @@
-"""Telling other processes of this host that there may be something to claim: a datagram each.
-Must not know jobs, nor SQLite; a lost ring costs a moment, so nothing here blocks or raises.
+"""Wakes other processes of this host by a datagram when there may be something to claim.
+Must not know jobs or SQLite; a lost ring only costs a short delay, so nothing here blocks or raises.
 
-Every listening runtime binds a socket ``<owner>.bell`` in the folder beside the store; who rings sends
-one byte to all of them but its own.
+Every listening runtime binds a socket ``<owner>.bell`` in the folder beside the store. A ring sends one
+byte to all of them except its own.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from . import folders, forking
 
 _SUFFIX = ".bell"
 _LONGEST_ADDRESS = 100
-"""Bytes of a path that every system takes as a socket's address (Linux 107, macOS 103)."""
+"""Maximum length in bytes of a socket's path on every system (Linux 107, macOS 103)."""
 
 _LOOK_AGAIN = 1.0
 
 _LONGEST_SLEEP = 60.0
-"""Seconds after which a thread that waits for rings looks by itself whether the bell was closed."""
+"""Seconds after which a waiting thread checks whether the bell was closed."""
 
 
 class Bells:
@@ -49,7 +49,7 @@ class Bells:
         self._looked_at = float("-inf")
 
     def open(self, owner: str) -> Doorbell | None:
-        """Listen for an owner; ``None`` where sockets cannot be had."""
+        """Listen for an owner; ``None`` if sockets are not available."""
         if not hasattr(socket, "AF_UNIX"):
             return None
         try:
@@ -72,7 +72,7 @@ class Bells:
                 self._sender = sender
                 with _Folder(self._folder) as folder:
                     for name in self._names:
-                        with suppress(OSError):  # full, gone or dead: nobody waits for this ring
+                        with suppress(OSError):  # full, gone or dead: nobody needs this ring
                             sender.sendto(b"!", folder.address(name))
             except OSError:
                 return
@@ -86,19 +86,19 @@ class Bells:
         self._names = [name for name in names if name.endswith(_SUFFIX) and name not in self._own]
 
     def restore(self, owner: str) -> None:
-        """Let an open doorbell be found again, if somebody removed its file."""
+        """Create the file of an open doorbell again, if it was removed."""
         bell = self._own.get(owner + _SUFFIX)
         if bell is not None:
             with suppress(OSError):  # the next announcement tries again
                 bell.restore()
 
     def remove(self, owner: str) -> None:
-        """Remove what a dead owner left."""
+        """Remove the socket of a dead owner."""
         with suppress(OSError):
             os.unlink(folders.beside(self._folder, owner, _SUFFIX))
 
     def close(self) -> None:
-        """Stop ringing; doorbells opened here are closed by who opened them."""
+        """Stop ringing; the callers of :meth:`open` close their doorbells."""
         with self._guard:
             if self._sender is not None:
                 self._sender.close()
@@ -109,10 +109,10 @@ class Bells:
         """Nothing: a datagram socket may be inherited."""
 
     def after_fork_in_parent(self) -> None:
-        """Nothing, likewise."""
+        """Nothing, for the same reason."""
 
     def after_fork_in_child(self) -> None:
-        """Let go of the sockets; they are the parent's."""
+        """Forget the sockets; they belong to the parent."""
         sender = self._sender
         self._start()
         if sender is not None:
@@ -196,16 +196,16 @@ class _Bell(Doorbell):
                 new.close()
                 raise
             old, self._socket = self._socket, new
-            # Who polls the old one is woken and goes on with the new one; till then it stays open, under
-            # its number: a poll looks that up again when it wakes, and would sleep on.
+            # A thread that polls the old socket is woken and polls the new one. Until then the old one
+            # stays open under its number: poll uses this number again when it wakes.
             self._replaced.append(old)
             with suppress(OSError):
                 old.shutdown(socket.SHUT_RDWR)
             self._close_if_unused()
 
     def _wake(self) -> None:
-        """Let a thread that polls notice; closing the descriptor under it would not."""
-        # A ring from itself; where the file is gone by now a shutdown does it, though not on macOS.
+        """Wake a polling thread; closing its file descriptor would not wake it."""
+        # By a ring to itself; if the file is gone, by a shutdown (which does not work on macOS).
         try:
             with _socket() as sender, _Folder(self._folder) as folder:
                 sender.sendto(b"!", folder.address(self.name))
@@ -222,7 +222,7 @@ class _Bell(Doorbell):
             self._socket.close()
 
     def abandon(self) -> None:
-        """In a forked child: let go of the copy; the parent's bell goes on."""
+        """In a forked child: close the copy; the parent's bell goes on."""
         self._guard = threading.RLock()
         self._closed = self._removed = True
         self._listening = 0

@@ -1,4 +1,4 @@
-"""Folders and names beside a store: made for their owner only, refused where another user made them.
+"""Folders and names beside a store: created for their owner only, refused if another user made them.
 Must not know what is put into them."""
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import re
 import stat
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,127}", re.ASCII)
-"""What an owner is called. The name comes out of the store, which somebody may have changed by hand."""
+"""The pattern of an owner's id. The id comes from the store, which somebody may have changed."""
 
 SAFELY = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-"""How files beside a store are opened: no link is followed, and a pipe does not hold the caller up."""
+"""How files beside a store are opened: no link is followed, and a pipe does not block."""
 
 
 def make_private(folder: str) -> None:
-    """Make a folder with mode 0700, and so every missing one above it; an existing one stays as it is.
+    """Create a folder with mode 0700, and every missing parent; an existing folder is not changed.
 
-    :raises OSError: it cannot be made, or is no folder.
+    :raises OSError: it cannot be created, or is not a folder.
     """
     if os.path.isdir(folder):
         return
     above = os.path.dirname(folder)
     if above != folder:
-        make_private(above)  # os.makedirs would give these the mode that the umask leaves
+        make_private(above)  # os.makedirs would use the umask for them
     try:
         os.mkdir(folder, 0o700)
     except FileExistsError:
@@ -33,7 +33,7 @@ def make_private(folder: str) -> None:
 
 
 def check_room_for(path: str) -> None:
-    """Check that a file could be made, with the folders above it; makes nothing.
+    """Check that a file could be created, with its parent folders; creates nothing.
 
     :raises OSError: it could not.
     """
@@ -69,7 +69,7 @@ def foreign(folder: str, store: str) -> str:
 
 
 def trusted(store: str) -> set[int]:
-    """The users whose files are ours to use: this one, root, and whoever owns the store."""
+    """The users whose files may be used: this user, root, and the owner of the store."""
     users = {os.geteuid(), 0}
     try:
         users.add(os.stat(store).st_uid)
@@ -81,7 +81,7 @@ def trusted(store: str) -> set[int]:
 def beside(folder: str, owner: str, suffix: str) -> str:
     """The path of a file that belongs to an owner.
 
-    :raises OSError: no owner is called so; every caller deals with files that are not to be had.
+    :raises OSError: it is not an owner's id; every caller handles missing files.
     """
     if not NAME.fullmatch(owner):
         raise OSError(errno.EINVAL, "no owner has such a name", owner)

@@ -1,9 +1,9 @@
-"""Forks: every connection is closed while a process divides, and opened again on both sides.
+"""Forks: every connection is closed before a fork, and opened again in parent and child.
 Must not know what the connections are used for.
 
-SQLite keeps a table of the POSIX locks that its process holds. A child inherits the table but not the
-locks, so even a connection that the child opens itself would believe in locks that nobody holds, and
-what it commits would vanish (SQLite: howtocorrupt, 2.6). Closing all connections empties the table.
+SQLite keeps a table of the POSIX locks of its process. A child inherits the table but not the locks, so
+even a connection that the child opens itself would rely on locks that nobody holds, and its commits
+would be lost (SQLite: howtocorrupt, 2.6). Closing all connections empties the table.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ TIMEOUT = 5.0
 
 
 class Forkable(Protocol):
-    """What is told of forks."""
+    """Something with hooks for forks."""
 
     def before_fork(self, timeout: float) -> None:
-        """Close what must not be inherited and let nobody open it again."""
+        """Close what must not be inherited, and prevent that it is opened again."""
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
@@ -41,7 +41,7 @@ _one_at_a_time = threading.RLock()
 
 
 def watch(what: Forkable) -> None:
-    """Tell it of every fork, as long as it exists."""
+    """Call its hooks at every fork, as long as it exists."""
     with _one_at_a_time:  # a fork that goes through the set must not find it growing
         _watched.add(what)
 

@@ -1,5 +1,5 @@
-"""Who lives and who is dead, by the records of processes and their signs of life.
-Must not know jobs, nor what is done about the dead."""
+"""Which owners are alive and which are dead, by the process records and signs of life.
+Must not know jobs, or what happens to the jobs of dead owners."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from ....job import ProcessRecord
 from .liveness import SignsOfLife
 
 SEEN_WITHIN = 120.0
-"""Seconds for which a process without a sign of life is shown as alive after it was last seen."""
+"""Seconds after its last announcement for which a process without a sign of life is shown as alive."""
 
 FORGET_AFTER = 600.0
-"""Seconds after which the record of such a process is dropped."""
+"""Seconds after which the record of such a process is deleted."""
 
 Records = Iterable[tuple[ProcessRecord, bool]]
 """Each with whether a sign of life is kept for it."""
 
 
 class Gone(NamedTuple):
-    """Owners that are no more."""
+    """Owners that are gone."""
 
     dead: list[str]
     """For certain."""
     unseen: list[str]
-    """Of which nobody can tell, and which were not seen for long; for their jobs the leases decide."""
+    """Unknown, and not seen for a long time; for their jobs the leases decide."""
 
 
 def gone(records: Records, signs: SignsOfLife, now: float, judge: str | None) -> Gone:
-    """The owners that are no more.
+    """The owners that are gone.
 
-    :param now: the present: epoch seconds.
-    :param judge: the owner who asks, who is none of them.
+    :param now: the current time, epoch seconds.
+    :param judge: the calling owner, which is never gone.
     """
     found = Gone([], [])
     for process, marked in records:
@@ -49,12 +49,11 @@ def gone(records: Records, signs: SignsOfLife, now: float, judge: str | None) ->
 
 
 def shown(records: Records, signs: SignsOfLife, now: float) -> list[ProcessRecord]:
-    """The records as a person sees them: with whether each process lives."""
+    """The records for people, each with whether its process is alive."""
     return [replace(process, alive=_lives(process, marked, signs, now)) for process, marked in records]
 
 
 def _lives(process: ProcessRecord, marked: bool, signs: SignsOfLife, now: float) -> bool:
     sign = signs.alive(process.owner) if marked else None
-    # A sign that is gone (a cleaner was there) proves nothing: then the record's age is what is left to
-    # show.
+    # A missing sign of life (a cleaner removed it) proves nothing: then only the record's age is known.
     return process.seen_at > now - SEEN_WITHIN if sign is None else sign

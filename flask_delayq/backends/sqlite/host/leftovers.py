@@ -1,5 +1,5 @@
-"""Files of forgotten processes: killed after their record was deleted, before their files were.
-Must not know SQL, jobs, nor what is in the files."""
+"""Files of forgotten processes: killed after their record was deleted, but before their files were.
+Must not know SQL, jobs, or the contents of the files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SUFFIXES = (".lock.new", ".begun.new", ".lock", ".begun", ".bell")
 
 
 class Leftovers:
-    """Looks for such files in one folder, once an hour; the first look is at once.
+    """Searches one folder for such files, once an hour; the first time at once.
 
-    :param folder: where they are.
+    :param folder: the folder of the files.
     :param store: the path of the store.
     """
 
@@ -32,11 +32,11 @@ class Leftovers:
         self._look_at = float("-inf")
 
     def turn(self, known: Callable[[], Collection[str]], *, now: float, mono: float) -> None:
-        """Remove what is left, if it is time to look. Never raises of itself.
+        """Remove such files, if it is time. Raises only what ``known`` raises.
 
-        :param known: the owners that have a record.
-        :param now: the present: epoch seconds.
-        :param mono: the same moment on the monotonic clock.
+        :param known: returns the owners that have a record.
+        :param now: the current time, epoch seconds.
+        :param mono: the same time on the monotonic clock.
         """
         if mono < self._look_at:
             return
@@ -65,4 +65,4 @@ class Leftovers:
         try:
             return max(os.lstat(path).st_mtime for path in paths) < now - FORGET_AFTER
         except OSError:
-            return False  # somebody else removes them
+            return False  # another process is removing them

@@ -1,10 +1,11 @@
 """Signs of life: a process is alive as long as it holds the lock on its own small file.
-Must not know jobs, nor SQLite; works between the processes of one host, containers included.
+Must not know jobs or SQLite; works between the processes of one host, including containers.
 
-A POSIX record lock ends with its process however that dies, and no child inherits it: no pid that is
-used again, no zombie and no signal can lie. A lock also ends when its own process closes any descriptor
-of the file, so nothing here opens a file that this process holds, under whatever path. Other code of
-the process may (a backup of the folder, say): the lock is taken again at each announcement.
+A POSIX record lock ends when its process ends in any way, and no child inherits it. So a reused pid or a
+zombie cannot be mistaken for a living process. The lock also ends when its own process closes any
+file descriptor of the file. So nothing here opens a file that this process has locked, by any path.
+Other code of the process may do so (a backup of the folder); the lock is taken again at each
+announcement.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from . import folders
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: leases alone tell
+except ImportError:  # not a POSIX system: only leases are available
     fcntl = None  # type: ignore[assignment]
 
 
@@ -29,7 +30,7 @@ class _Held(NamedTuple):
 
 # By path, for the whole process: several backends may be open on one store.
 _held: dict[str, _Held] = {}
-# Reentrant: a signal handler or a finalizer may ask who lives in the middle of anything here.
+# Reentrant: a signal handler or a finalizer may interrupt any code here and use this module.
 _guard = threading.RLock()
 
 
@@ -47,7 +48,7 @@ class SignsOfLife:
     def path(self, owner: str) -> str:
         """The file of an owner.
 
-        :raises OSError: no owner is called so.
+        :raises OSError: it is not an owner's id.
         """
         return folders.beside(self.folder, owner, ".lock")
 
@@ -55,8 +56,8 @@ class SignsOfLife:
         """Hold the owner's lock until :meth:`let_go`; repairs it if a cleaner removed the file, or if
         other code of this process opened and closed it.
 
-        :returns: whether it is held; False where the file system cannot do it, or where the folder
-            belongs to somebody else.
+        :returns: whether it is held; False if the file system has no locks, or if the folder
+            belongs to another user.
         """
         if fcntl is None:
             return False
@@ -73,7 +74,7 @@ class SignsOfLife:
                 return False
 
     def let_go(self, owner: str) -> None:
-        """Give up the lock and leave the file: the owner counts as dead."""
+        """Release the lock and keep the file: then the owner counts as dead."""
         with _guard, suppress(OSError):
             held = _held.pop(self.path(owner), None)
             if held is not None:
@@ -85,7 +86,8 @@ class SignsOfLife:
             os.unlink(self.path(owner))
 
     def alive(self, owner: str) -> bool | None:
-        """Whether an owner that showed a sign lives; ``None``: its file is gone, so nobody can tell."""
+        """Whether an owner with a sign of life is alive; ``None``: its file is gone, so it is
+        unknown."""
         with _guard:
             try:
                 path = self.path(owner)
@@ -147,7 +149,7 @@ def _same_file(held: _Held, path: str) -> bool:
 
 
 def _forget_in_child() -> None:
-    # The locks are the parent's; the child's copies of the descriptors are of no use.
+    # The locks belong to the parent; the child's copies of the file descriptors are useless.
     global _guard
     _guard = threading.RLock()
     while _held:

@@ -1,5 +1,5 @@
-"""Waiting jobs by task, for processes that ask for some tasks only.
-Must not know transactions, threads or files; while all processes know all tasks nobody comes here."""
+"""Waiting jobs by task, for processes that claim only some tasks.
+Must not know transactions, threads or files; unused while all processes know all tasks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator
 
 from ..file.connection import Row, Sql
 
-# It costs each job some 2 us, so it is made when a process first asks for tasks: in a store with jobs
-# that are strange to somebody. Without it everything here is right, but as slow as there are jobs.
+# It costs about 2 us per job, so it is created only when a process first claims by task. Without it
+# everything here is correct, but its cost grows with the number of jobs.
 _INDEX = """
 CREATE INDEX IF NOT EXISTS job_waiting_by_task
 ON job (queue, priority, suspect, task, run_at, id) WHERE state = 0"""
@@ -34,7 +34,7 @@ def lines(
 ) -> Iterator[tuple[str, int, int, str]]:
     """The lines (queue, priority, suspect, task) in which jobs of these tasks wait.
 
-    It goes from one task that waits to the next, by one seek each: they are few, whatever is asked for.
+    It goes from one waiting task to the next, with one seek each: there are few of them.
     """
     task = sql.value(_NEXT_TASK, (queue, level, suspect, ""))
     while task is not None:

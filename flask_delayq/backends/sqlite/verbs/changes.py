@@ -1,4 +1,4 @@
-"""What a person does to jobs and queues: cancel, revive, pause, purge; and what age does: prune.
+"""Changes by people: cancel, revive, pause, purge; and changes by age: prune.
 Must not know transactions, threads or files."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from ....job import CANCELLED, Failure, StoredState
 from ....serializer import encode_failure
 from ..file.connection import Row, Sql
 
-# The second term repeats the WHERE of the index: only then does SQLite use it.
+# The second term repeats the WHERE of the index: otherwise SQLite does not use the index.
 _EARLIEST = """SELECT finished_at, id FROM job WHERE state = {} AND state >= 2 {}
 ORDER BY finished_at, id LIMIT ?"""
 _COUNTS = [f"SELECT count(*) FROM job WHERE state = {state} AND state >= 2" for state in (2, 3, 4)]
@@ -54,13 +54,13 @@ def pause(sql: Sql, queue: str) -> None:
 
 
 def resume(sql: Sql, queue: str) -> None:
-    """Remove the mark; of a queue that nobody knows there is none."""
+    """Remove the mark; an unknown queue has none."""
     sql.run("UPDATE queue SET paused = 0 WHERE name = ?", (queue,))
 
 
 def unused_queues(sql: Sql) -> tuple[list[str], list[str]]:
-    """The queues to forget, and those of jobs that are not listed: who enqueued these knew the queue
-    from before it was forgotten."""
+    """The queues to forget, and the queues of jobs that are not listed: their enqueuer knew the queue
+    before it was forgotten."""
     used = {name for (name,) in sql.rows("SELECT DISTINCT queue FROM job")}
     listed: dict[str, int] = dict(sql.rows("SELECT name, paused FROM queue"))
     empty = [name for name, paused in listed.items() if name not in used and not paused]
@@ -97,7 +97,7 @@ def purge(sql: Sql, queue: str, *, now: float, limit: int) -> int:
     return len(ids)
 
 
-# `lease_until`: not for a moment that a retry or snooze chose (see outcomes.py).
+# `lease_until`: not for a `run_at` that a retry or snooze has set (see outcomes.py).
 _DUE_TOO_LATE = "state = 0 AND run_at > ? AND run_at <= enqueued_at AND lease_until IS NULL"
 
 
@@ -107,7 +107,7 @@ def due_too_late(sql: Sql, now: float) -> list[str]:
 
 
 def bring_forward(sql: Sql, ids: list[str], now: float) -> int:
-    """Let those of them be due now that still wait so; return how many."""
+    """Make those of them due now that still wait and are still too late; return how many."""
     statement = f"UPDATE job SET run_at = ? WHERE id = ? AND {_DUE_TOO_LATE}"
     return sum(sql.run(statement, (now, job_id, now)) for job_id in ids)
 

@@ -1,5 +1,5 @@
-"""Taking due jobs to run them, keeping them, and saying when the next one is due.
-Must not know transactions, threads or files; who goes next is decided by ``order.Turns``."""
+"""Claims due jobs, renews claims, and finds out when the next job is due.
+Must not know transactions, threads or files; ``order.Turns`` decides the order."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _OPEN = " AND name NOT IN (SELECT name FROM queue WHERE paused = 1)"
 _OPEN_WAITING_QUEUES = _WAITING_QUEUES + _OPEN
 _OPEN_NAMED_QUEUES = _NAMED_QUEUES + " WHERE true" + _OPEN
 
-# Whether a suspect may be claimed at all: one waits, and none runs in the owner's name.
+# Whether a suspect may be claimed: one waits, and the owner runs none.
 _SUSPECT_MAY_RUN = """
 SELECT EXISTS (SELECT 1 FROM job INDEXED BY job_waiting_suspect WHERE state = 0 AND suspect = 1)
        AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_running_suspect
                        WHERE state = 1 AND suspect = 1 AND owner = ?)"""
 
 _LINE = "FROM job WHERE state = 0 AND queue = ? AND priority = ? AND suspect = ?"
-# All levels in one statement: each one lets other threads have the interpreter, and where these
-# compute, it takes a millisecond to get it back.
+# All levels in one statement: each statement releases the GIL, and beside CPU-bound threads it takes a
+# millisecond to get it back.
 _DUE = " UNION ALL ".join(
     f"""
 SELECT * FROM (
@@ -101,7 +101,7 @@ def claim(
         _add_one_suspect(sql, due, now, owner, tasks)
     chosen = [row[1] for row in turns.choose(due, limit, strict)]
     rows = [sql.rows(_READ, (job_id,))[0] for job_id in chosen]
-    # Not before: to wait for the store and to look through many queues takes its time.
+    # Not before: waiting for the store and searching many queues takes time.
     leased_at = clock()
     sql.run_many(_TAKE, [(owner, leased_at + lease, now, job_id) for job_id in chosen])
     sql.run_many(_CLEAR_PROGRESS, [(row[0],) for row in rows if row[11]])
@@ -111,7 +111,7 @@ def claim(
 def _due_levels(
     sql: Sql, queue: str, now: float, limit: int, tasks: Collection[str] | None
 ) -> list[list[Row]]:
-    """The due jobs of a queue that a claim of ``limit`` can come to, level by level."""
+    """The due jobs of a queue that a claim of ``limit`` jobs may need, level by level."""
     if tasks is not None:
         return [by_task.due(sql, queue, level, 0, tasks, now, limit) for level in LEVELS]
     levels: list[list[Row]] = [[] for _ in LEVELS]
@@ -127,7 +127,7 @@ def _add_one_suspect(
     owner: str,
     tasks: Collection[str] | None,
 ) -> None:
-    """Let the first due suspect stand among the others, unless the owner runs one."""
+    """Add the first due suspect to the others, unless the owner runs one."""
     if not sql.value(_SUSPECT_MAY_RUN, (owner,)):
         return
     if tasks is None:
@@ -161,7 +161,7 @@ def open_queues(sql: Sql, queues: Sequence[str] | None) -> list[str]:
 def next_due(
     sql: Sql, queues: Sequence[str] | None, owner: str, tasks: Collection[str] | None
 ) -> float | None:
-    """The earliest moment of a job that :func:`claim` would take then."""
+    """The earliest ``run_at`` of a job that :func:`claim` could take then."""
     names = open_queues(sql, queues)
     with_suspects = bool(names) and sql.value(_SUSPECT_MAY_RUN, (owner,))
     if tasks is not None:
@@ -201,7 +201,8 @@ def upcoming(
 def renew(
     sql: Sql, owner: str, held: Collection[Claim], *, clock: float, lease: float, now: float
 ) -> Renewal:
-    """Extend the leases of what is held, release what nobody holds; see ``Backend.renew``."""
+    """Extend the leases of held claims, release running jobs that are not held; see
+    ``Backend.renew``."""
     numbers: Mapping[str, int] = {one.id: one.claim_no for one in held}
     stored = {
         job_id: (claim_no, lease_until, interrupted)
@@ -212,7 +213,7 @@ def renew(
     }
     kept, orphans = [], []
     for job_id, (claim_no, lease_until, interrupted) in stored.items():
-        # An interrupted run may still be going on in a thread that was given up.
+        # An interrupted run may still go on in an abandoned thread.
         if numbers.get(job_id) == claim_no or interrupted:
             kept.append((clock + lease, job_id))
         elif lease_until <= clock + lease - lease / 6:
@@ -221,7 +222,7 @@ def renew(
         sql.run_many("UPDATE job SET lease_until = ? WHERE id = ?", kept)
         sql.run_many(RELEASE, orphans)
     else:
-        sql.run(_PROVE, (now,))  # that the store takes writes, which the lock alone does not prove
+        sql.run(_PROVE, (now,))  # a real write; the lock alone does not prove that writes work
     return Renewal(
         lost=tuple(one.id for one in held if stored.get(one.id, (None,))[0] != one.claim_no),
         released=tuple(orphan[1] for orphan in orphans),

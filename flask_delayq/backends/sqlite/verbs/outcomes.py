@@ -1,4 +1,4 @@
-"""Writing how runs ended, each fenced by its claim; progress and requests to stop belong to a run too.
+"""Records outcomes, each fenced by its claim; also progress and cancel requests of a run.
 Must not know transactions, threads or files."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _COMPLETE, _FAIL, _CANCEL = (_END.format(state) for state in (2, 3, 4))
 _AGAIN = f"""
 UPDATE job SET state = iif(cancel_requested, 4, 0), finished_at = iif(cancel_requested, ?, NULL),
                {{}} {_OURS}"""
-# A waiting job has no lease: any other value than NULL says that its moment was chosen by a run.
+# A waiting job has no lease: a value other than NULL means that a retry or snooze has set its `run_at`.
 _LATER = "run_at = ?, rescues = 0, suspect = 0, owner = NULL, lease_until = 0, interrupted = 0"
 _RETRY = _AGAIN.format(f"attempt = ?, {_LATER}")
 _SNOOZE = _AGAIN.format(_LATER)
@@ -33,16 +33,16 @@ _CLEAR_ERROR = "UPDATE body SET error = NULL WHERE id = ? AND error IS NOT NULL"
 _SET_ERROR = "UPDATE body SET error = ? WHERE id = ?"
 
 DURABLE = frozenset({Verb.COMPLETE, Verb.FAIL, Verb.CANCEL, Verb.RETRY, Verb.SNOOZE})
-"""What must not be forgotten; a lost release or interruption only repeats itself."""
+"""Verbs that must be durable; a lost release or interruption is only repeated."""
 
 
 def record(sql: Sql, outcomes: Sequence[Outcome]) -> list[bool]:
-    """Write all outcomes; one that cannot be stored spoils the transaction."""
+    """Write all outcomes; if one cannot be stored, the transaction fails."""
     return [_write(sql, outcome) for outcome in outcomes]
 
 
 def record_one_by_one(sql: Sql, outcomes: Sequence[Outcome]) -> list[bool]:
-    """Write what can be stored; slower, for a batch that :func:`record` stumbled over."""
+    """Write the outcomes that can be stored; slower, for a batch for which :func:`record` failed."""
     return [_write_alone(sql, outcome) for outcome in outcomes]
 
 
@@ -93,7 +93,7 @@ def _change(claim: Claim, verb: Verb, at: float, run_at: float | None) -> tuple[
 
 
 def set_progress(sql: Sql, claim: Claim, data: bytes) -> bool:
-    """Store the progress of a running job, if the claim is still ours."""
+    """Store the progress of a running job, if the claim is still current."""
     return bool(
         sql.run(
             f"UPDATE body SET progress = ? WHERE EXISTS (SELECT 1 FROM job {_OURS}) AND id = ?",
@@ -103,7 +103,7 @@ def set_progress(sql: Sql, claim: Claim, data: bytes) -> bool:
 
 
 def should_stop(sql: Sql, claim: Claim) -> bool:
-    """Whether the run is not wanted any more, or not ours."""
+    """Whether a cancel was requested, or the claim is no longer current."""
     wanted = sql.value(
         f"SELECT NOT cancel_requested FROM job {_OURS}", (claim.id, claim.owner, claim.claim_no)
     )

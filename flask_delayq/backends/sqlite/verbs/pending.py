@@ -1,5 +1,5 @@
-"""How many jobs wait, in each queue and in all: counted by triggers, once somebody asks for a limit.
-Must not know transactions, threads or files; a store without limits has none of this."""
+"""The number of waiting jobs, per queue and in total: counted by triggers after the first limit is used.
+Must not know transactions, threads or files; a store without limits has no triggers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ....errors import QueueFullError
 from ....job import NewJob
 from ..file.connection import Sql
 
-_ALL = 0  # the key of all queues together; names are texts, so it is none of them
+_ALL = 0  # the key of all queues together; the names of queues are strings
 
 _ONE_MORE = f"""
     INSERT INTO pending VALUES (NEW.queue, 1), ({_ALL}, 1)
     ON CONFLICT (queue) DO UPDATE SET waiting = waiting + 1;"""
 _ONE_LESS = f"UPDATE pending SET waiting = waiting - 1 WHERE queue IN (OLD.queue, {_ALL});"
 
-# One table, so that a commit writes one page more and not two. Triggers are part of the file: every
-# process that has it open counts from the same commit on, also one that has no limit set.
+# One table, so that a commit writes one more page, not two. Triggers are part of the file: every
+# process counts from the same commit on, also processes without a limit.
 _OBJECTS = (
     "CREATE TABLE pending (queue ANY PRIMARY KEY, waiting INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     "INSERT INTO pending SELECT queue, count(*) FROM job WHERE state = 0 GROUP BY queue",
@@ -46,9 +46,9 @@ UNION ALL SELECT {_ALL}, count(*) FROM job WHERE state = 0"""
 def check_room(
     sql: Sql, jobs: Sequence[NewJob], max_pending: int | None, max_pending_total: int | None
 ) -> None:
-    """Refuse jobs, all of them new, that would go beyond a limit.
+    """Refuse new jobs that would exceed a limit.
 
-    :raises QueueFullError: so they would.
+    :raises QueueFullError: they would.
     """
     if not jobs:
         return
@@ -70,7 +70,7 @@ def check_room(
 
 
 def count_from_now_on(sql: Sql) -> None:
-    """Make the counters, if there are none: it looks at every job that waits, once."""
+    """Create the counters, if there are none: this reads every waiting job once."""
     if "pending" in sql.made:
         return
     if sql.value(_IS_COUNTED) is None:
@@ -80,7 +80,7 @@ def count_from_now_on(sql: Sql) -> None:
 
 
 def audit(sql: Sql) -> list[str]:
-    """Where the counters, if there are any, differ from the rows."""
+    """Differences between the counters, if there are any, and the rows."""
     if sql.value(_IS_COUNTED) is None:
         return []
     counted: dict[str | int, int] = dict(sql.rows(_COUNTED))

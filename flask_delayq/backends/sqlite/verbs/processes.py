@@ -1,5 +1,5 @@
 """The records of processes that run jobs.
-Must not know how life and death are told."""
+Must not know how it is found out whether a process is alive."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Taking jobs back from owners that died or let their lease end.
-Must not know how death is told: it is given the owners that are dead."""
+"""Takes jobs back from owners that died or whose lease has ended.
+Must not know how death is detected: it gets the dead owners."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def lost(sql: Sql, *, clock: float, dead: Sequence[str], judge: str | None, limi
     :param dead: the dead owners.
     :param judge: the owner who asks; its own jobs are none of them.
     """
-    # A lease that ends later than any could is of an earlier boot, whose clock had come further.
+    # A lease that ends later than possible is from an earlier boot, whose clock was further ahead.
     impossible = clock + LONGEST_LEASE + SLACK if clock > CERTAINLY_ENDED else float("inf")
     return sql.rows(_LOST, (clock, impossible, json.dumps(dead), judge, limit))
 
