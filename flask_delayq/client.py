@@ -1,5 +1,5 @@
-"""Puts jobs into one app's backend and answers questions about them.
-Knows tasks, the backend and, if jobs run in this process, a ``Runner`` that may take them at once."""
+"""Enqueues jobs in one app's backend and reads them.
+Knows tasks, the backend and, if jobs run in this process, a ``Runner`` that may run them at once."""
 
 from __future__ import annotations
 
@@ -34,37 +34,37 @@ _log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
-    """What runs jobs in this process, as far as an enqueueing thread is concerned."""
+    """The runtime of this process, as an enqueueing thread sees it."""
 
     def reserve(self, jobs: int) -> ClaimFor | None:
-        """Reserve places for up to so many jobs, or ``None`` if there is none right now."""
+        """Reserve worker places for at most this many jobs; ``None`` if none is free now."""
 
     def hand_over(self, reserved: ClaimFor, claims: Sequence[tuple[Claim, Struct | None]]) -> None:
-        """Run these claims (with their decoded arguments); places left over are free again."""
+        """Run these claims (with their decoded arguments); unused places are freed."""
 
     def expect(self, jobs: Sequence[tuple[str, float]]) -> None:
-        """These jobs (id, due moment) were stored and wait; some may be due already."""
+        """These jobs (id, due time) were stored and wait; some may be due already."""
 
     def expect_now(self) -> None:
         """A job was stored that is due and waits."""
 
     def request_cancel(self, job_id: str) -> None:
-        """If the job runs in this process, let its task see at once that it should stop."""
+        """If the job runs in this process, make its ``cancel_requested`` True at once."""
 
     def ring(self) -> None:
-        """Something may be due that nobody told of: look into the store now."""
+        """Query the store now: a job may be due of which the runtime was not told."""
 
 
 class Client:
-    """The producing side of one app.
+    """Enqueues and reads the jobs of one app.
 
-    :param backend: where jobs are stored.
+    :param backend: stores the jobs.
     :param registry: the tasks of this process.
-    :param settings: the limits that hold for a call.
-    :param clock: where "now" is read.
+    :param settings: the limits of a call.
+    :param clock: the source of time.
     :param sender: the sender of signals.
     :ivar runner: set while jobs run in this process.
-    :ivar idle_hint: says how jobs are run where this process does not run them by itself.
+    :ivar idle_hint: says how to run jobs, if this process does not run them automatically.
     :ivar after_enqueue: called after every successful call (the inline mode runs jobs there), with
         whether it stored anything.
     """
@@ -137,7 +137,9 @@ class Client:
         elif when is not None:
             run_at = max(now, to_timestamp(when, now=now))
         if options.id is not None and len(calls) > 1:
-            raise ConfigurationError("an id is for one job, not for many", key="id")
+            raise ConfigurationError(
+                "options(id=...) names one job; enqueue_many cannot use it", key="id"
+            )
         plan = options.for_task(task.declared)
         jobs = [self._new(plan, payload, now, run_at) for payload, _ in calls]
         if len(jobs) == 1:
@@ -229,12 +231,12 @@ class Client:
 
     @property
     def inspect(self) -> Inspectable:
-        """The backend, if it can be asked about jobs.
+        """The backend, if it can look up jobs.
 
         :raises UnsupportedOperationError: it cannot.
         """
         if not isinstance(self.backend, Inspectable):
-            raise UnsupportedOperationError(f"{self.backend.url} cannot look jobs up")
+            raise UnsupportedOperationError(f"the backend {self.backend.url} cannot look up jobs")
         return self.backend
 
     def get(self, job_id: str) -> Job[Any]:

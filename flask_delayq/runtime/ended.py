@@ -1,5 +1,5 @@
-"""How a run ended, on its way to the store, and what is to be told of it once the store has it.
-Pure data; who writes and who tells are other parts."""
+"""The outcome of a run before it is recorded, and the signal to send after that.
+Pure data; the recorder writes it, the signal sender sends it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Ended(Struct, eq=False, gc=False):
 
     outcome: Outcome
     signal: Signal | None = None
-    """What to send once it is written; ``None``: nobody listens."""
+    """The signal to send after it is written; ``None``: no receivers."""
     facts: dict[str, object] | None = None
     """The keywords for it besides ``job``."""
     written: bool = False
     tried: bool = False
-    """Whether a try to write it has begun: it may be in the store, whatever became of that."""
+    """Whether a try to write it has begun: then it may be in the store, even if the try failed."""
     weight: int = 0
     """Bytes for which the recorder counts it."""
 
@@ -34,7 +34,7 @@ class Ended(Struct, eq=False, gc=False):
         return size if self.signal is None else size * 2
 
     def let_go(self) -> None:
-        """Free what was kept for receivers: the frames of a traceback hold a task's arguments."""
+        """Free what was kept for receivers: the frames of a traceback refer to a task's arguments."""
         error = self.facts.get("error") if self.facts else None
         if isinstance(error, BaseException):
             error.__traceback__ = None

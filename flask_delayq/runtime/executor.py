@@ -181,7 +181,7 @@ class Executor:
                     decode(encoded)  # CPython 3.14 writes what is nested more deeply than it can read
             except Exception as error:  # whatever a foreign object answers to being looked at
                 note = (
-                    f"the task returned {with_article(type(result).__name__)} that JSON cannot carry: "
+                    f"the task returned {with_article(type(result).__name__)} that JSON cannot encode: "
                     f"{_text_of(error)}"
                 )
             else:
@@ -251,7 +251,7 @@ class Executor:
     def _cut_off(self, claim: Claim, error: BaseException) -> Ended:
         # As at the end of a drain: it is not the task's fault, and the job is free once we are gone.
         _log.warning(
-            "job %s (%s) was cut off by the end of its process and runs again elsewhere: %s",
+            "job %s (%s) was interrupted by the end of its process and runs again elsewhere: %s",
             claim.id,
             claim.task,
             _text_of(error),

@@ -39,7 +39,7 @@ SLACK = 2.0
 REFUSES_EARLY = (3, 12) <= sys.version_info < (3, 12, 3)
 """Whether no thread may begin once the main thread has ended: a job that needs one runs again then."""
 
-CUT_OFF = "was cut off by the end of its process and runs again elsewhere"
+CUT_OFF = "was interrupted by the end of its process and runs again elsewhere"
 
 WORKER = "-m flask delayq worker"
 FLASK_RUN = "-m flask run --port {port}"

@@ -246,7 +246,7 @@ def test_a_result_that_json_cannot_carry_completes_the_job_and_says_so(
     assert outcome.verb is Verb.COMPLETE and outcome.result is None
     assert failure(outcome).type == "ResultNotStored"
     message = failure(outcome).message
-    assert "that JSON cannot carry" in message
+    assert "that JSON cannot encode" in message
     assert re.match(r"the task returned (an [aeiouAEIOU]|a [^aeiouAEIOU])", message)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert runs == [1]
@@ -1014,4 +1014,4 @@ def test_a_run_that_the_end_of_its_process_cut_off_is_no_failure(
     monkeypatch.setattr("concurrent.futures.thread._shutdown", True)
     outcome = bench.run_next()
     assert (outcome.verb, outcome.error, told) == (Verb.INTERRUPT, None, [])
-    assert "was cut off by the end of its process and runs again elsewhere" in caplog.text
+    assert "was interrupted by the end of its process and runs again elsewhere" in caplog.text

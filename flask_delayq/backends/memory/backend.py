@@ -1,5 +1,5 @@
-"""The verbs by which jobs are put in, taken out and ended, on a store in this process.
-Must not know how jobs are looked at (``inspection``) nor what is periodic (``schedules``)."""
+"""The verbs that enqueue, claim and end jobs, on a store in this process.
+Must not know inspection (``inspection``) or schedules (``schedules``)."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ _lease_end = attrgetter("lease_end")
 
 
 class MemoryBackend(Inspection, MemorySchedules, Backend):
-    """Jobs that live and die with this process.
+    """Jobs in the memory of this process; they are lost when it ends.
 
     After a fork the child's store is empty: the threads that run the jobs are the parent's.
 
-    :param url: ``memory://``: a store of its own, for as long as this object lives.
+    :param url: ``memory://``: a separate store, as long as this object exists.
         ``memory://name``: the store of that name, shared by all objects in this process.
-    :param clock: leases end on its monotonic side.
-    :raises ConfigurationError: another URL, or any further option.
+    :param clock: its monotonic clock is used for leases.
+    :raises ConfigurationError: another URL, or any option.
     """
 
     def __init__(self, url: str, *, clock: Clock, **options: object) -> None:
         match = _URL.fullmatch(url)
         if match is None:
             raise ConfigurationError(
-                f"{url!r} is no memory store: use memory:// or memory://name", key="DELAYQ_URL"
+                f"{url!r} is not a memory store: use memory:// or memory://name", key="DELAYQ_URL"
             )
         if options:
             raise ConfigurationError(f"memory:// has no option {', '.join(sorted(options))}")
@@ -250,7 +250,7 @@ class MemoryBackend(Inspection, MemorySchedules, Backend):
             for job_id, row in store.running.items():
                 if row.owner != owner:
                     continue
-                # An interrupted run may still be going on in a thread that was given up.
+                # An interrupted run may still go on in an abandoned thread.
                 if job_id in kept or row.interrupted:
                     row.leased_at = mono
                     row.lease_end = mono + lease
@@ -272,7 +272,7 @@ class MemoryBackend(Inspection, MemorySchedules, Backend):
         asked_at: float | None = None,
     ) -> list[Rescue]:
         if not leases:
-            return []  # of no owner it is certain that it is dead
+            return []  # no owner is certainly dead
         store = self._store
         with store.lock, store.whole:
             mono = self._clock.monotonic() if asked_at is None else asked_at
@@ -388,4 +388,4 @@ class MemoryBackend(Inspection, MemorySchedules, Backend):
         return Health(True, facts={"jobs": len(self._store.rows)})
 
     def close(self) -> None:
-        """Nothing is open; the jobs stay for as long as the store does."""
+        """Nothing to close; the jobs stay as long as the store exists."""

@@ -1,4 +1,4 @@
-"""What a person does to jobs and queues: cancel, revive, pause, purge; and what age does: prune.
+"""Changes by people: cancel, revive, pause, purge; and changes by age: prune.
 Must not know how jobs are claimed and ended by workers; each function takes the lock itself."""
 
 from __future__ import annotations

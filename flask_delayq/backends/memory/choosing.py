@@ -1,5 +1,5 @@
-"""Which waiting jobs a claim can come to: those that are due, and of the suspects the first.
-Must not know verbs and claims; the verbs have the lock when they come here."""
+"""The waiting jobs that a claim can take: the due ones, and the first suspect.
+Must not know verbs and claims; the verbs hold the lock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def holds_due(queue: Queue, now: float) -> bool:
 
 
 def order_by_task(queues: list[Queue]) -> None:
-    """Let the jobs of each task stand apart from now on."""
+    """Keep the jobs of each task in separate lines from now on."""
     for queue in queues:
         queue.order_by_task()
 
@@ -30,7 +30,7 @@ def order_by_task(queues: list[Queue]) -> None:
 def add_one_suspect(
     serving: list[Queue], now: float, due: dict[str, Levels], tasks: Collection[str] | None
 ) -> None:
-    """Let the first due suspect stand among the others."""
+    """Add the first due suspect to the others."""
     heads = [
         (priority, entry, queue.name, line)
         for queue in serving
@@ -45,7 +45,7 @@ def add_one_suspect(
 
 
 def put_back(store: Store, due: Mapping[str, Levels], chosen: list[Entry]) -> None:
-    """Whoever came up but was not chosen takes the same place again."""
+    """Put the jobs back that were taken out but not chosen, at their old places."""
     entries = [entry for levels in due.values() for level in levels for entry in level]
     if len(entries) == len(chosen):
         return

@@ -1,5 +1,5 @@
-"""The verbs by which a person asks about jobs and steers them, handed to the store.
-Must not know how jobs are claimed and ended by workers."""
+"""The verbs by which people inspect and control jobs.
+Must not know how workers claim and end jobs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""How a run ends: as its worker says, or because its worker is gone. One row each.
-Must not know locks and batches; the verbs have the lock when they come here."""
+"""How a run ends: by its outcome, or because its owner is dead. Each function changes one row.
+Must not know locks and batches; the verbs hold the lock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENDS = {Verb.COMPLETE: _COMPLETED, Verb.FAIL: _FAILED, Verb.CANCEL: StoredState
 
 
 def write_end(store: Store, outcome: Outcome) -> bool:
-    """Write how one run ended, if it is still the claim's to write."""
+    """Write how one run ended, if its claim is current."""
     claim = outcome.claim
     row = store.held(claim)
     if row is None:
@@ -60,7 +60,7 @@ def give_back(store: Store, row: Row, now: float) -> None:
 
 
 def take_back(store: Store, row: Row, now: float, max_rescues: int) -> Rescue:
-    """Take a running job back from an owner that is dead."""
+    """Take a running job back from a dead owner."""
     new, owner = row.new, row.owner or ""
     store.halt(row)
     verdict = verdict_of(

@@ -1,4 +1,4 @@
-"""A stored job, and the lines in which jobs stand: waiting for their moment, or for their end.
+"""A stored job, and the ordered lines of jobs: waiting ones by due time, finished ones by end.
 Must not know locks, claims or verbs; everything here is called under the store's lock."""
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _WAITING = StoredState.WAITING
 
 
 class Row(Struct, eq=False, gc=False):
-    """One job. Mutable, and never seen outside: :meth:`record` makes what callers get.
+    """One job. Mutable and private: callers get a :meth:`record`.
 
-    ``gc=False`` because it refers to nothing that could refer back, so the collector need not look.
+    ``gc=False`` because it cannot be part of a reference cycle.
     """
 
     new: NewJob
@@ -32,13 +32,13 @@ class Row(Struct, eq=False, gc=False):
     claim_no: int = 0
     owner: str | None = None
     leased_at: float = 0.0
-    """Monotonic moment of the latest claim or renewal."""
+    """Monotonic time of the latest claim or renewal."""
     lease_end: float = 0.0
     rescues: int = 0
     suspect: bool = False
     interrupted: bool = False
     later: bool = False
-    """It waits for a moment that its latest run chose: a retry or snooze."""
+    """Whether a retry or snooze has set its ``run_at``."""
     cancel_requested: bool = False
     started_at: float | None = None
     finished_at: float | None = None
@@ -84,9 +84,10 @@ Entry: TypeAlias = tuple[float, str, int, Row]
 
 
 class Line:
-    """Jobs by (moment, id). One that leaves is dropped when it comes up, or once half of them left.
+    """Jobs ordered by (time, id). A removed job is dropped when it is the first one, or when half of all
+    entries are removed.
 
-    Most jobs come in order, so they stand in a queue; a heap keeps those that came out of turn.
+    Most jobs are added in order, so they are in a queue; a heap has those that came out of order.
     """
 
     __slots__ = ("_heap", "_queue", "_standing")
@@ -100,7 +101,7 @@ class Line:
         return self._standing
 
     def __iter__(self) -> Iterator[Entry]:
-        """Those that stand in it, in no order."""
+        """Its entries, in no order."""
         return (entry for entry in chain(self._queue, self._heap) if entry[3].place == entry[2])
 
     def join(self, moment: float, row: Row, place: int) -> None:
@@ -114,7 +115,7 @@ class Line:
             heappush(self._heap, entry)
 
     def put_back(self, entry: Entry) -> None:
-        """Let one that was taken out stand at its old place again; of several the last one first."""
+        """Put an entry back at its old place; of several ones the last one first."""
         self._standing += 1
         queue = self._queue
         if not queue or entry <= queue[0]:
@@ -209,11 +210,11 @@ class Queue:
         for line in self.all_lines():
             for moment, _, place, row in sorted(line):
                 ordered.line_of(row).join(moment, row, place)
-        # In one step, as an exception from outside may come at any call.
+        # In one step, because an asynchronous exception may come at any call.
         self._lines, self._suspects, self._is_by_task = ordered._lines, ordered._suspects, True
 
     def clear(self) -> None:
-        """Begin anew: nobody waits."""
+        """Remove all jobs."""
         self._lines, self._suspects, self.waiting = {}, {}, 0
 
     def take_due(self, now: float, limit: int, tasks: Collection[str] | None) -> list[list[Entry]]:

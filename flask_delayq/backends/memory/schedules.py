@@ -1,5 +1,5 @@
-"""Periodic rules in memory, each with its next moment; a moment is taken once.
-Must not know how a rule finds its next moment."""
+"""Schedules in memory, each with its next occurrence; an occurrence is enqueued once.
+Must not know how a rule computes its next occurrence."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class MemorySchedules(Schedulable):
             try:
                 return None if job is None else _enqueue(store, job)
             except BaseException as error:
-                # After Ctrl-C the occurrence is taken if its job is stored, and only then.
+                # If Ctrl-C comes here, the schedule moves on only if the job is stored.
                 if isinstance(error, JobConflictError) or job is None or job.id not in store.rows:
                     store.schedules[known.name] = known
                 raise

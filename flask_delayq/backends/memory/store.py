@@ -1,5 +1,5 @@
-"""Everything one memory store holds, and the moves of a job between its lines.
-Must not know who asks: the verbs take the lock and decide, the store only keeps its parts in step."""
+"""The data of one memory store, and the moves of a job between its lines.
+Must not know the verbs: they take the lock and decide; the store only keeps its data consistent."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _FAILED, _CANCELLED = StoredState.FAILED, StoredState.CANCELLED
 
 
 class _SafeLock(type(threading.RLock())):  # type: ignore[misc]
-    """A reentrant lock that is never left behind by an exception from outside, for CPython 3.14.
+    """A reentrant lock that stays consistent with asynchronous exceptions, for CPython 3.14.
 
-    It delivers a signal also between ``__enter__`` and the block, if that is a method in C.
-    ``__exit__`` stays in C: into a method in Python the signal would come before the release.
+    CPython 3.14 can deliver a signal between ``__enter__`` and the block, if ``__enter__`` is in C.
+    ``__exit__`` must be in C: in a Python method the signal could come before the release.
     """
 
     def __enter__(self) -> bool:
@@ -39,7 +39,7 @@ _Lock: Callable[[], Any] = _SafeLock if sys.version_info >= (3, 14) else threadi
 
 
 class _Whole:
-    """A block after which the store is whole again, also if an exception cuts it off."""
+    """A block after which the store is consistent, also if an exception interrupts it."""
 
     __slots__ = ("_store",)
 
@@ -62,22 +62,22 @@ class Store:
 
     def __init__(self) -> None:
         self.whole = _Whole(self)
-        """For a ``with``, under the lock, around what moves jobs."""
+        """Use it in a ``with``, under the lock, around moves of jobs."""
         self.clear()
         _all.add(self)
 
     def clear(self) -> None:
-        """Begin anew, with a lock that nobody holds."""
+        """Reset everything, with a new lock."""
         self._lock = _Lock()
         self.rows: dict[str, Row] = {}
         self.running: dict[str, Row] = {}
         self.suspect_of: dict[str, str] = {}
-        """By owner, the id of the suspect that runs in its name."""
+        """By owner, the id of its running suspect."""
         self.queues: dict[str, Queue] = {}
         self.waiting = 0
-        """Jobs that wait, in all queues together."""
+        """The number of waiting jobs in all queues together."""
         self.finished = Line()
-        """Completed and cancelled jobs by the moment of their end."""
+        """Completed and cancelled jobs by the time of their end."""
         self.failed = Line()
         self.cancelled = 0
         self.schedules: dict[str, ScheduleRecord] = {}
@@ -90,8 +90,8 @@ class Store:
     def lock(self) -> Any:
         """The lock, for a ``with``.
 
-        :raises BackendUnavailableError: this thread holds it, so this is a finalizer or a signal handler
-            in the middle of another verb.
+        :raises BackendUnavailableError: this thread holds it: a finalizer or a signal handler has
+            interrupted another verb.
         """
         if self._lock._is_owned():
             raise nested()
@@ -104,7 +104,7 @@ class Store:
         return queue
 
     def named(self, names: Sequence[str] | None) -> list[Queue]:
-        """The queues that exist of these, each once; ``None``: all."""
+        """The existing ones of these queues, each once; ``None``: all."""
         if names is None:
             return list(self.queues.values())
         return [self.queues[name] for name in dict.fromkeys(names) if name in self.queues]
@@ -112,7 +112,7 @@ class Store:
     # --- moves ---------------------------------------------------------------------------------
 
     def add(self, row: Row) -> None:
-        """A new job that waits."""
+        """Add a new waiting job."""
         self.rows[row.new.id] = row
         self.stand(row, self.queue(row.new.queue))
 
@@ -123,13 +123,13 @@ class Store:
         queue.line_of(row).join(row.run_at, row, next(self.places))
 
     def wait(self, row: Row) -> None:
-        """Put a job that ran, and stands nowhere, into its waiting line."""
+        """Put a job that ran, and is in no line, into its waiting line."""
         row.stored = _WAITING
         row.owner = None
         self.stand(row, self.queue(row.new.queue))
 
     def run(self, row: Row, owner: str, lease: float, mono: float, now: float) -> Claim:
-        """Let a job that stands nowhere run."""
+        """Make a job that is in no line a running one."""
         new = row.new
         row.stored = _RUNNING
         row.owner = owner
@@ -159,20 +159,20 @@ class Store:
         )
 
     def halt(self, row: Row) -> None:
-        """Take a running job out; the caller says where it goes."""
+        """Remove a running job from the running ones; the caller moves it on."""
         del self.running[row.new.id]
         if row.suspect and row.owner is not None:
             del self.suspect_of[row.owner]
 
     def held(self, claim: Claim) -> Row | None:
-        """The job that a claim still fences, or ``None``."""
+        """The job of a claim if the claim is current, else ``None``."""
         row = self.running.get(claim.id)
         if row is None or row.claim_no != claim.claim_no or row.owner != claim.owner:
             return None
         return row
 
     def finish(self, row: Row, state: StoredState, at: float) -> None:
-        """End a job that stands nowhere."""
+        """End a job that is in no line."""
         row.stored = state
         row.owner = None
         row.finished_at = at
@@ -184,7 +184,7 @@ class Store:
         (self.failed if state is _FAILED else self.finished).join(at, row, next(self.places))
 
     def wait_or_cancel(self, row: Row, at: float) -> None:
-        """Where a job goes that did not end: back to its line, unless somebody wants it cancelled."""
+        """Put a job that did not end back into its line, or cancel it if that was requested."""
         if row.cancel_requested:
             self.finish(row, _CANCELLED, at)
         else:
@@ -202,8 +202,7 @@ class Store:
             self.cancelled -= 1
 
     def take_out(self, rows: Iterable[Row]) -> None:
-        """Undo an enqueue that an exception cut off: its rows, wherever they came to stand, stand
-        nowhere then."""
+        """Undo an enqueue that an exception interrupted: remove its rows from all lines."""
         for row in rows:
             new = row.new
             if self.rows.get(new.id) is row:
@@ -215,13 +214,13 @@ class Store:
                 continue
             if row.place and row.stored is _WAITING:
                 queue.line_of(row).leave(row)
-            # Counted anew, as it cannot be told whether it was counted. Both change in one step.
+            # Counted again, because it is unknown whether it was counted. Both change in one step.
             missing = queue.count() - queue.waiting
             queue.waiting += missing
             self.waiting += missing
 
     def stand_anew(self) -> None:
-        """After an exception that cut a verb off: let every job stand where its row says."""
+        """Rebuild the lines from the rows, after an exception interrupted a verb."""
         for queue in self.queues.values():
             queue.clear()
         self.running, self.suspect_of = {}, {}
@@ -250,7 +249,7 @@ _shared_lock = threading.RLock()
 
 
 def shared_store(name: str) -> Store:
-    """The store of this name in this process; it lives as long as somebody has it open."""
+    """The store of this name in this process; it exists as long as a backend uses it."""
     with _shared_lock:
         store = _shared.get(name)
         if store is None:
@@ -259,8 +258,8 @@ def shared_store(name: str) -> Store:
 
 
 def _empty_in_child() -> None:
-    # The threads that hold the claims (or a lock at this moment) exist in the parent only, and the
-    # parent goes on running these jobs.
+    # The threads that hold the claims (or a lock) exist only in the parent, and the parent goes on
+    # running these jobs.
     global _shared_lock
     _shared_lock = threading.RLock()
     for store in list(_all):
