@@ -23,7 +23,7 @@ _is_hooked = False
 
 
 def arm(state: Launchable, app: Flask) -> None:
-    """Have `state` started once this process is seen to serve.
+    """Start `state` when this process is seen to serve.
 
     Starts one daemon thread per process that asks, every 0.1 s, later 0.5 s; each request of `app` and
     each fork ask too. A process that was forked from a serving one is never armed.
@@ -36,20 +36,20 @@ def arm(state: Launchable, app: Flask) -> None:
 
 
 def disarm(state: Launchable) -> None:
-    """Undo :func:`arm`: the runtime was started by other means, so nothing waits for a proof."""
+    """Undo :func:`arm`, because the runtime was started in another way."""
     _process.disarm(state)
 
 
 def serving() -> str | None:
-    """What shows that this process serves (``"gunicorn worker"``, ``"first request"``), or ``None``.
+    """The proof that this process serves (``"gunicorn worker"``, ``"first request"``), or ``None``.
 
-    A question only: nothing follows from it.
+    It only reads; it changes nothing.
     """
     return _process.look()
 
 
 def describe() -> str:
-    """What was decided for this process and why, in one line for people."""
+    """The decision for this process and its reason, in one line for people."""
     if _process.is_child_of_server:
         return "runs no jobs by itself: it was forked from a process that serves"
     proof = serving()
@@ -62,7 +62,7 @@ def describe() -> str:
 
 
 def _hook_forks() -> None:
-    """Hooks cannot be removed, so they are set once per process, when there is first a use for them."""
+    """Hooks cannot be removed, so they are set once per process, when they are first needed."""
     global _is_hooked
     if _is_hooked:
         return

@@ -1,5 +1,5 @@
-"""Where the threads of this process stand, asked only where asking cannot end the process.
-Must not know what is looked for in the stacks."""
+"""The stacks of the threads of this process, read only if this cannot crash the process.
+Must not know what is searched for in the stacks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if sys.version_info >= (3, 13):
         import _interpreters  # noqa: F401
 
 FREE_THREADED = "free-threading" in sys.version
-"""Whether this Python was built to run without the GIL. Such a build may switch it on and off again at
-any moment (while it imports an extension module), so what it says of the GIL is true only for now."""
+"""Whether this Python was built to run without the GIL. Such a build may enable and disable the GIL
+at any time (during the import of an extension module), so its current state proves nothing."""
 
 
 def frames_are_safe() -> bool:

@@ -1,5 +1,5 @@
-"""What this process has decided: whether it serves, and which apps wait for that.
-Knows apps only as `Launchable`; what counts as serving is said in `proofs`."""
+"""The decision of this process: whether it serves, and which apps wait for that.
+Knows apps only as `Launchable`; `proofs` decides what counts as serving."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 STEP = 0.1
-"""Seconds between two questions while the process is young, or was just forked from."""
+"""Seconds between two checks while the process is young, or after it forked."""
 
 YOUNG = 50
-"""How many questions come at that pace."""
+"""The number of checks at this interval."""
 
 SLOW_STEP = 0.5
-"""Seconds between two questions later on."""
+"""Seconds between two later checks."""
 
 JOIN_TIMEOUT = 1.0
 """Seconds that a fork waits for the watcher to end; a fork beside it works too, Python only warns."""
@@ -42,7 +42,7 @@ class Launchable(Protocol):
     """One app's runtime, as far as it is launched. Must be weakly referable."""
 
     name: str
-    """Which app it is, for log lines."""
+    """The name of the app, for log lines."""
 
     def wants_to_start(self) -> bool:
         """Whether a serving process shall run its jobs, as the configuration says now.
@@ -57,11 +57,12 @@ class Launchable(Protocol):
         """
 
     def decline(self, reason: str) -> None:
-        """Instead of `start_serving`: this process serves, but no job may run in it, for this reason."""
+        """Called instead of `start_serving`: this process serves, but must not run jobs, for this
+        reason."""
 
 
 class Armed(NamedTuple):
-    """A runtime that waits for the process to serve, and its app. Both may go away meanwhile."""
+    """A runtime that waits for the process to serve, and its app; both are weak references."""
 
     state: weakref.ref[Launchable]
     app: weakref.ref[Flask]
@@ -102,7 +103,8 @@ class Process:
         self.watch()
 
     def disarm(self, state: Launchable) -> None:
-        """Start `state` no more: somebody else has. The watcher ends when no other is left."""
+        """Do not start `state` any more: it was started elsewhere. The watcher ends if no other
+        waits."""
         with self._lock:
             self._armed = tuple(armed for armed in self._living() if armed.state() is not state)
 

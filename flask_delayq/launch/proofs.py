@@ -1,5 +1,5 @@
 """What proves that this process serves: a thread inside a server's loop, or a server around Python.
-Pure questions about this moment; knows neither apps nor what follows from the answer."""
+Pure checks of the current state; knows neither apps nor the consequences."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ GREEN = (
 
 
 def reason_against_threads() -> str | None:
-    """Why no job may run in this process though it serves, as the end of a sentence, or ``None``."""
+    """Why this process must not run jobs although it serves, as the end of a sentence, or ``None``."""
     if uwsgi.is_without_threads():
         return "uWSGI runs without threads; start it with --enable-threads"
     if uwsgi.will_be_green():

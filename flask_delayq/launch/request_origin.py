@@ -1,5 +1,5 @@
 """Tells a request that came through a server from a call of the app in the middle of a test or script.
-Pure questions about this moment; knows neither apps nor what follows from the answer."""
+Pure checks of the current state; knows neither apps nor the consequences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 CLIENTS_IN_PROCESS = frozenset({"werkzeug.test", "webtest.app", "httpx._transports.wsgi"})
-"""Clients that call the app in their own thread; nothing in the environ tells them from each other."""
+"""Clients that call the app in their own thread."""
 
 OPEN_FILES = "/proc/self/fd"
 

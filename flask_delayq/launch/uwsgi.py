@@ -1,5 +1,5 @@
-"""uWSGI seen from inside: which of its processes this is, and what it calls after its forks.
-Must not know what is done there; its module exists only inside uWSGI, so it is looked up."""
+"""uWSGI from inside: which of its processes this is, and its hook after a fork.
+Must not know what the hook does; the module ``uwsgi`` exists only inside uWSGI."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_a_read_in_the_way_holds_no_writer_up_and_is_named(backend, path, small,
         backend.maintain()
         put(backend)
     assert quiet_seconds(begin) < 10 * checkpoints.REST_TIMEOUT
-    assert "a read that goes on" in " ".join(backend.health().notes)
+    assert "a read that does not end" in " ".join(backend.health().notes)
     reading()
     backend.maintain()
     put(backend)
@@ -159,5 +159,5 @@ def test_a_process_that_does_not_copy_the_wal_names_both_causes(backend, path, s
         put(backend, payload=bytes(20_000))
     with opened(path) as other:
         (note,) = other.health().notes
-    assert "a read that goes on" in note and "no process runs jobs" in note
+    assert "a read that does not end" in note and "no process runs jobs" in note
     assert total(backend) > 1
