@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 CLIENTS_IN_PROCESS = frozenset({"werkzeug.test", "webtest.app", "httpx._transports.wsgi"})
-"""Clients that call the app in their own thread."""
+"""Clients that call the app in their own thread; the environ does not show which one made it."""
 
 OPEN_FILES = "/proc/self/fd"
 
