@@ -2,8 +2,8 @@
 caches of a processor. Knows nothing of the items but whether there are any.
 
 Any thread may wake another, also from a signal handler or a finalizer in the middle of a wake-up, and an
-exception from outside may cut a wake-up off. So each wait has a lock of its own, and there is no other
-state: the lock is locked until the thread was woken, and in the list until the thread has seen that.
+exception from outside may cut a wake-up off. So there is no state but a lock for each thread: it is in
+the list while the thread waits, and whoever wakes the thread releases it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,13 @@ from _thread import allocate_lock
 from collections import deque
 from contextlib import suppress
 from typing import Any
+
+
+def new_lock() -> Any:
+    """What a thread waits for; locked."""
+    lock = allocate_lock()
+    lock.acquire()
+    return lock
 
 
 class IdleThreads:
@@ -28,10 +35,11 @@ class IdleThreads:
         self.locks: list[Any] = []
         """What the waiting threads wait for, the latest last."""
 
-    def wait(self) -> None:
-        """Wait until somebody wakes this thread, unless there are items; it may return without any."""
-        lock = allocate_lock()
-        lock.acquire()
+    def wait(self, lock: Any) -> None:
+        """Wait until somebody wakes this thread, unless there are items; it may return without any.
+
+        :param lock: its own, from :func:`new_lock`.
+        """
         self.locks.append(lock)
         try:
             if not self._items:
@@ -43,12 +51,10 @@ class IdleThreads:
                 pass  # all were woken
 
     def wake_one(self) -> None:
-        """Wake the latest thread to wait, if there are items and it is not on its way already.
+        """Wake the latest thread to wait, if it is not on its way already.
 
         To be called after an item was put, and by a thread that took one and leaves others.
         """
-        if not self._items:
-            return
         try:
             lock = self.locks[-1]
         except IndexError:

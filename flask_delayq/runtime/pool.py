@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from ..bell import Bell
-from .idle import IdleThreads
+from .idle import IdleThreads, new_lock
 
 T = TypeVar("T")
 
@@ -106,7 +106,8 @@ class WorkerPool(Generic[T]):
 
         :param known: places that are taken as far as is known.
         """
-        self._idle.wake_one()  # whoever put an item may have been cut off before this
+        if self._items:
+            self._idle.wake_one()  # whoever put one may have been cut off before this
         self._unknown.append(self.busy - known)
         lost, extra = min(self._unknown), -max(self._unknown)
         if len(self._unknown) < COUNTS or (lost <= 0 and extra <= 0):
@@ -223,11 +224,12 @@ class WorkerPool(Generic[T]):
     def _run(self) -> None:
         self.on_start()
         items, idle, work = self._items, self._idle, self._work
+        lock = new_lock()
         while True:
             try:
                 item = items.popleft()
             except IndexError:
-                idle.wait()
+                idle.wait(lock)
                 continue
             if item is None:
                 self.put(None)

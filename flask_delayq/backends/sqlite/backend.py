@@ -109,6 +109,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
     ) -> list[Enqueued]:
         if max_pending is not None or max_pending_total is not None:
             timeout = self._store.once(pending.count_from_now_on, timeout)
+        no_more = self._claim_no_more
         try:
             stored = self._store.write(
                 lambda sql: enqueueing.enqueue(
@@ -117,7 +118,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
                     now=now,
                     max_pending=max_pending,
                     max_pending_total=max_pending_total,
-                    claim_for=self._still_claiming(claim_for),
+                    claim_for=claim_for if claim_for and claim_for.owner not in no_more else None,
                     clock=self._clock.monotonic,
                     turns=self._turns,
                 ),
@@ -172,9 +173,6 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
 
     def end_claims(self, owner: str) -> None:
         self._claim_no_more.add(owner)
-
-    def _still_claiming(self, claim_for: ClaimFor | None) -> ClaimFor | None:
-        return None if claim_for is None or claim_for.owner in self._claim_no_more else claim_for
 
     def record(self, outcomes: Sequence[Outcome], *, now: float) -> list[bool]:
         durable = any(outcome.verb in DURABLE for outcome in outcomes)

@@ -21,13 +21,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import apsw
 
 from ....clock import machine_time
 from ....errors import BackendUnavailableError
-from ...nesting import is_held_here, nested, refuse_inside
+from ...nesting import is_held_here, nested
 from .connection import Sql
 from .errors import OPERATION_ERRORS, CommitUnknown, leaves_doubt, needs_reopening
 from .requests import Request, State
@@ -91,9 +91,11 @@ class Writer:
     def reset(self) -> None:
         """Reset in a forked child, where the other threads and their requests do not exist."""
         # Reentrant: a signal handler that interrupts this must be refused, not deadlock.
-        self._mutex = threading.RLock()
+        self._mutex: Any = threading.RLock()
         self._leader: int | None = None
         self._waiting: list[Request] = []
+        self._in_line: dict[int, Request] = {}
+        """The latest request of each thread that had to wait; one that is done means nothing."""
         self._group: list[Request] = []
         self._stage = _OPEN
         self._sql: Sql | None = None
@@ -122,7 +124,8 @@ class Writer:
             inside another write (a signal handler); nothing was done.
         :raises CommitUnknown: it is unknown whether it was stored.
         """
-        refuse_inside(self._mutex)
+        if self._mutex._is_owned():  # `refuse_inside`, without its call
+            raise nested()
         began = machine_time()
         if not may_wait:
             self._busy_until = began + BUSY
@@ -143,6 +146,7 @@ class Writer:
                 self._leave(request)
         finally:
             self._leave(request)
+        self._in_line.pop(request.thread, None)  # else its result would be kept
         if request.error is not None:
             raise request.error
         return cast(T, request.result)
@@ -194,11 +198,11 @@ class Writer:
                 request.state = _LEADING
                 return
             # Also behind a request of its own: that may come to lead, and nobody would.
-            others = [*self._waiting, *self._group]
-            mine = [r for r in others if r.thread == request.thread and r.state is not _DONE]
-            if mine or self._leader == request.thread:
+            mine = self._in_line.get(request.thread)
+            if self._leader == request.thread or (mine is not None and mine.state is not _DONE):
                 request.state = _DONE
                 raise nested()
+            self._in_line[request.thread] = request
             self._waiting.append(request)
         if request.may_wait and self._is_served(request):
             return
