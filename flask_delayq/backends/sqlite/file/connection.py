@@ -71,6 +71,8 @@ class Sql:
         self.connection.set_busy_handler(lambda tries: (sql := me()) is not None and sql._busy(tries))
         # No automatic checkpoints: maintenance does them, so that callers do not wait.
         self.connection.wal_autocheckpoint(0)
+        # Else this build (ENABLE_STAT4) prepares a statement anew whenever a moment in it has changed.
+        self.connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         self._cursor = self.connection.cursor()
         # No memory mapping: SIGBUS would end the process if the disk fails or the file is truncated.
         for pragma in ("temp_store = MEMORY", "mmap_size = 0", "trusted_schema = OFF"):
