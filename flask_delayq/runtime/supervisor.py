@@ -363,7 +363,7 @@ class Supervisor:
         again = [(o.claim.id, o.run_at) for o in outcomes if o.run_at is not None]
         if again:
             self.dispatcher.expect(again)
-        if any(outcome.claim.rescues for outcome in outcomes):
+        if any([outcome.claim.rescues for outcome in outcomes]):
             self.dispatcher.ring()  # it may be a suspect; one suspect runs here at a time
         awaited = self._on_recorded(outcome.claim.id for outcome in outcomes)
         if self._state == "stopped":

@@ -176,9 +176,6 @@ class Store:
         row.stored = state
         row.owner = None
         row.finished_at = at
-        self._stand_as_final(row, state, at)
-
-    def _stand_as_final(self, row: Row, state: StoredState, at: float) -> None:
         if state is _CANCELLED:
             self.cancelled += 1
         (self.failed if state is _FAILED else self.finished).join(at, row, next(self.places))
@@ -230,7 +227,7 @@ class Store:
             if row.stored is _WAITING:
                 self.stand(row, self.queue(row.new.queue))
             elif row.finished_at is not None:
-                self._stand_as_final(row, row.stored, row.finished_at)
+                self.finish(row, row.stored, row.finished_at)
             else:
                 self.running[row.new.id] = row
                 if row.suspect and row.owner is not None:

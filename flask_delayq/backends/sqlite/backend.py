@@ -129,11 +129,10 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         except CommitUnknown:
             raise EnqueueUncertainError([job.id for job in jobs]) from None
         soon = now + _RING_AHEAD
-        if any(
-            one.created and one.claim is None and job.run_at <= soon
-            for one, job in zip(stored, jobs, strict=True)
-        ):
-            self._bells.ring()
+        for one, job in zip(stored, jobs, strict=True):
+            if one.created and one.claim is None and job.run_at <= soon:
+                self._bells.ring()
+                break
         self._checkpoints.relieve()
         return stored
 
@@ -184,7 +183,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         except (UnfitValueError, *PLAIN_VALUE_ERRORS):
             written = self._store.write(lambda sql: record_one_by_one(sql, outcomes), durable=durable)
         self._marks.forget(outcomes)
-        if any(outcome.verb is Verb.RELEASE for outcome in outcomes):
+        if any([outcome.verb is Verb.RELEASE for outcome in outcomes]):
             self._bells.ring()  # another process may run the jobs that this one could not start
         return written
 

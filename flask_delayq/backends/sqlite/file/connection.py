@@ -94,6 +94,10 @@ class Sql:
         self._cursor.execute(statement, bindings)
         return self.connection.changes()
 
+    def do(self, statement: str, bindings: Bindings = ()) -> None:
+        """Execute a statement of which no answer is wanted."""
+        self._cursor.execute(statement, bindings)
+
     def run_many(self, statement: str, rows: Iterable[Bindings]) -> None:
         """Execute a writing statement once for each row of bindings."""
         self._cursor.executemany(statement, rows)

@@ -285,7 +285,7 @@ class Writer:
     def _transact(self, sql: Sql, leader: Request, durable: bool) -> bool:
         """One transaction; False if it must be repeated without one of its operations."""
         self._sql = sql
-        sql.rows("BEGIN IMMEDIATE")
+        sql.do("BEGIN IMMEDIATE")
         if durable:
             self._prepare()
         self._gather(leader, durable)
@@ -330,7 +330,7 @@ class Writer:
     def _commit(self, sql: Sql, durable: bool) -> None:
         self._stage = _COMMITTING
         try:
-            sql.run("COMMIT")
+            sql.do("COMMIT")
         except apsw.Error as error:
             self._stage = _REFUSED
             self._spread(CommitUnknown() if leaves_doubt(error) else error)

@@ -112,7 +112,7 @@ def _enqueue_one(
         return Enqueued(job.id, False)
     if job.queue not in sql.queues:
         _add_queue(sql, job.queue)
-    sql.run(_INSERT_BODY, (job.id, job.payload))
+    sql.do(_INSERT_BODY, (job.id, job.payload))
     if claimed and turns is not None:
         turns.served(job.queue)
         return Enqueued(job.id, True, _claim_of(job, owner, leased_at))

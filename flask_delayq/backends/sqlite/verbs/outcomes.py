@@ -65,11 +65,11 @@ def _write(sql: Sql, outcome: Outcome) -> bool:
         return False
     if verb is Verb.COMPLETE:
         if outcome.result is None and outcome.error is None:
-            sql.run(_CLEAR_ERROR, (claim.id,))
+            sql.do(_CLEAR_ERROR, (claim.id,))
         else:
-            sql.run(_SET_RESULT, (outcome.result, outcome.error, claim.id))
+            sql.do(_SET_RESULT, (outcome.result, outcome.error, claim.id))
     elif outcome.error is not None and verb is not Verb.RELEASE:
-        sql.run(_SET_ERROR, (outcome.error, claim.id))
+        sql.do(_SET_ERROR, (outcome.error, claim.id))
     return True
 
 
