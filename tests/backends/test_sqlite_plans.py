@@ -41,6 +41,7 @@ def test_no_verb_walks_through_all_jobs(tmp_path, monkeypatch):
         look_at_everything(backend, time.time())
     monkeypatch.undo()
     connection = apsw.Connection(str(path))
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)  # as the store's own connections
     verbs = ("SELECT", "UPDATE", "DELETE", "INSERT", "WITH")
     plans = {
         text: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", values)]
@@ -66,6 +67,31 @@ def test_no_verb_walks_through_all_jobs(tmp_path, monkeypatch):
         if step.startswith(("SCAN job", "SCAN body")) and "USING" not in step
     }
     assert walks == {}
+
+
+def test_a_statement_is_prepared_once_whatever_its_moments(tmp_path):
+    """SQLite asks the authorizer whenever it prepares a statement."""
+    prepared = []
+
+    def asked(*what):
+        prepared.append(what)
+        return apsw.SQLITE_OK
+
+    def round_trip(now):
+        backend.enqueue([job(run_at=now)], now=now, timeout=5, claim_for=ClaimFor("me", 60, 1))
+        backend.enqueue([job(run_at=now)], now=now, timeout=5)
+        claims = backend.claim(None, now=now, limit=1, owner="me", lease=60)
+        backend.record([Outcome(claim, Verb.COMPLETE, now) for claim in claims], now=now)
+
+    with opened(tmp_path / "delayq.sqlite3") as backend:
+        now = time.time()
+        round_trip(now)
+        backend._store._write.connection.authorizer = asked  # what was prepared before is void
+        round_trip(now + 1)
+        assert prepared
+        prepared.clear()
+        round_trip(now + 2)
+        assert not prepared
 
 
 def use_every_verb(backend):
