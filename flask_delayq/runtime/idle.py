@@ -68,7 +68,8 @@ class IdleThreads:
     def wake_all(self) -> None:
         """Begin anew, after the death of threads that may have left their locks behind."""
         for lock in self.locks.copy():
-            with suppress(RuntimeError):
-                lock.release()
+            # In this order: a thread that is woken may wait again at once, by the same lock.
             with suppress(ValueError):
                 self.locks.remove(lock)
+            with suppress(RuntimeError):
+                lock.release()

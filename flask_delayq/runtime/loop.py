@@ -78,6 +78,8 @@ class Loop:
         """Repeat turns until :meth:`stop`."""
         while not self._stopping:
             pause = self._one_turn()
+            if self._stopping:
+                return  # its wake-up may have come right before the turn, which then forgot it
             if pause is None or not self._failures:
                 self._bell.wait(pause)
                 continue

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from ..bell import Bell
+from ..clock import machine_time
 from .idle import IdleThreads, new_lock
 
 T = TypeVar("T")
@@ -186,14 +187,16 @@ class WorkerPool(Generic[T]):
             self._stopping = True
         self.put(None)  # one is enough: each thread passes it on
 
-    def join(self, deadline: Callable[[], float]) -> bool:
-        """Wait for the threads, at most ``deadline()`` seconds from now; True if all have ended."""
+    def join(self, seconds: float) -> bool:
+        """Wait for the threads, at most so long; True if all have ended."""
+        end = machine_time() + seconds
         self.put(None)  # again: a thread that was ended from outside may have taken the first along
+        self._idle.wake_all()  # and one that died may have left its lock, which hides those below it
         for thread in self.threads:  # a copy: one may be replaced meanwhile
             if thread.ident is not None and thread is not threading.current_thread():
-                thread.join(max(0.0, deadline()))
+                thread.join(max(0.0, end - machine_time()))
         # Those of which `join` says wrongly that they have ended; see `living`.
-        while (left := deadline()) > 0 and set(self.living()) - {threading.current_thread()}:
+        while (left := end - machine_time()) > 0 and set(self.living()) - {threading.current_thread()}:
             Bell().wait(min(left, LOOK_EVERY))
         return not self.living()
 
@@ -203,10 +206,10 @@ class WorkerPool(Generic[T]):
         dead = [thread for thread in self._threads if thread not in living]
         if self._stopping or not dead:
             return 0
+        self._idle.wake_all()
         for thread in dead:
             self._add_thread()  # may fail for want of threads; the dead one stays then
             self._threads.remove(thread)
-        self._idle.wake_all()
         _log.error("%d worker threads died and were replaced", len(dead))
         return len(dead)
 

@@ -269,7 +269,7 @@ class Supervisor:
             doorbell = self._doorbell
         if doorbell is not None:
             doorbell.close()
-        self.pool.join(lambda: deadline - self._clock.monotonic())
+        self.pool.join(deadline - self._clock.monotonic())
         self._workers.settle_dead()
         if self.claims.working:
             self._interrupt()
@@ -313,7 +313,7 @@ class Supervisor:
         for loop in loops:
             loop.stop()
         end = self._clock.monotonic() + 0.5
-        self.pool.join(lambda: end - self._clock.monotonic())
+        self.pool.join(0.5)
         self._threads.join(*loops, until=end)
         try:
             self._backend.withdraw(self.owner)

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+import pytest
+
+from flask_delayq.runtime.idle import IdleThreads
 from flask_delayq.runtime.pool import WorkerPool
 from waiting import wait_until
 
@@ -31,7 +35,7 @@ def pool_of(size: int) -> Iterator[WorkerPool[Item]]:
         yield pool
     finally:
         pool.stop()
-        assert pool.join(lambda: 5.0)
+        assert pool.join(5.0)
 
 
 def test_the_thread_that_worked_last_works_again() -> None:
@@ -84,6 +88,46 @@ def test_a_thread_that_died_on_its_way_holds_nobody_up() -> None:
         assert ran.wait(5)
         wait_until(lambda: len(pool._idle.locks) == 3, what="all wait again")
         assert all(lock.locked() for lock in pool._idle.locks)
+
+
+def test_a_thread_that_died_before_it_waited_keeps_nobody_from_ending() -> None:
+    with pool_of(2) as pool:
+        pool._idle.locks.append(locked := threading.Lock())
+        locked.acquire()  # it hides those below it until somebody begins anew
+        pool.stop()
+        assert pool.join(5.0)
+
+
+def test_a_thread_that_waits_again_while_all_are_woken_is_not_forgotten() -> None:
+    idle = IdleThreads(deque())
+
+    class Waiting:
+        def release(self) -> None:
+            with suppress(ValueError):
+                idle.locks.remove(self)
+            idle.locks.append(self)
+
+    idle.locks.append(waiting := Waiting())
+    idle.wake_all()
+    assert idle.locks == [waiting]
+
+
+def test_a_dead_thread_that_cannot_be_replaced_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pool_of(2) as pool:
+        pool._threads.append(threading.Thread())
+        pool._idle.locks.append(threading.Lock())
+        ran = threading.Event()
+        pool.put(ran.set)
+        assert not ran.is_set()
+        with monkeypatch.context() as patch:
+            patch.setattr(pool, "_add_thread", refused)
+            with pytest.raises(RuntimeError):
+                pool.replace_dead()
+        assert ran.wait(5)
+        assert pool.replace_dead() == 1
 
 
 def test_a_finalizer_in_the_middle_of_a_wait_may_put_an_item() -> None:

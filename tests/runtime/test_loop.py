@@ -133,6 +133,23 @@ def test_stop_ends_a_waiting_loop_at_once() -> None:
     assert len(turns.moments) == 1
 
 
+def test_a_stop_right_before_a_turn_ends_the_loop_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The turn forgets the wake-ups that came before it, and that of the stop is one of them."""
+    turns = Turns()
+    loop = Loop("it", turns, FakeClock())
+    hush = loop._bell.hush
+
+    def stopped_meanwhile() -> None:
+        loop.stop()
+        hush()
+
+    monkeypatch.setattr(loop._bell, "hush", stopped_meanwhile)
+    with running(loop) as thread:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert len(turns.moments) == 1
+
+
 def test_stop_during_a_turn_lets_it_end_and_begins_no_other() -> None:
     turns = Turns(pause=0.0)
     turns.go_on.clear()

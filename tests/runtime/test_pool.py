@@ -47,8 +47,7 @@ class Rig:
         self.pool.put(item)
 
 
-def never() -> float:
-    return 5.0
+LONG = 5.0
 
 
 @pytest.fixture
@@ -57,12 +56,12 @@ def rig() -> Iterator[Rig]:
     rig.pool.start()
     yield rig
     rig.pool.stop()
-    assert rig.pool.join(never)
+    assert rig.pool.join(LONG)
 
 
 def end(rig: Rig) -> None:
     rig.pool.stop()
-    assert rig.pool.join(never)
+    assert rig.pool.join(LONG)
 
 
 # --- places -------------------------------------------------------------------------------------
@@ -278,7 +277,7 @@ def test_a_thread_is_known_before_it_takes_an_item(rig: Rig, monkeypatch: pytest
     def look_and_start(thread: threading.Thread) -> None:
         known.append(thread in rig.pool.threads)
         rig.pool.stop()
-        rig.pool.join(lambda: 0.0)  # which finds one that has not begun
+        rig.pool.join(0.0)  # which finds one that has not begun
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", look_and_start)
@@ -303,9 +302,9 @@ def test_stop_lets_items_under_way_end_and_grants_no_more_places() -> None:
     rig.pool.stop()
     rig.pool.stop()
     assert rig.pool.reserve(1) == 0
-    assert not rig.pool.join(lambda: 0.0), "the deadline is over and it still works"
+    assert not rig.pool.join(0.0), "the deadline is over and it still works"
     go_on.set()
-    assert rig.pool.join(never)
+    assert rig.pool.join(LONG)
     assert rig.pool.busy == 0
 
 
@@ -317,7 +316,7 @@ def test_what_was_handed_over_before_the_stop_is_worked_on() -> None:
         rig.pool.put(lambda number=number: done.append(number))  # type: ignore[misc]
     rig.pool.stop()
     rig.pool._add_thread()
-    assert rig.pool.join(never)
+    assert rig.pool.join(LONG)
     assert done == [0, 1, 2, 3, 4]
 
 
@@ -326,7 +325,7 @@ def test_a_thread_that_is_made_while_the_pool_stops_ends_as_well() -> None:
     rig.pool.start()
     rig.pool.stop()
     rig.pool._add_thread()
-    assert rig.pool.join(never)
+    assert rig.pool.join(LONG)
     assert rig.pool.replace_dead() == 0, "nobody is missed after the stop"
 
 
@@ -337,11 +336,11 @@ def test_join_from_a_worker_does_not_wait_for_itself() -> None:
 
     def item() -> None:
         rig.pool.stop()
-        answers.append(rig.pool.join(never))
+        answers.append(rig.pool.join(LONG))
 
     began = time.monotonic()
     rig.hand_over(item)
-    assert rig.pool.join(never)
+    assert rig.pool.join(LONG)
     assert answers == [False] and quiet_seconds(began) < 4
 
 
@@ -353,4 +352,4 @@ def test_a_thread_whose_start_was_cut_off_is_not_waited_for(monkeypatch: pytest.
     rig.pool._threads.append(never)
     assert never in threading.enumerate()
     assert rig.pool.living() == []
-    assert rig.pool.join(lambda: 3600)
+    assert rig.pool.join(3600)

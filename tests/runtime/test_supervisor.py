@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from flask_delayq import DelayQ, JobState
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.job import StoredState
+from flask_delayq.testing import FakeClock
 from flask_delayq.testing.faults import Fault, install
 from kit import make_app
 from pace import quiet_seconds
@@ -49,6 +50,26 @@ def test_stop_lets_running_jobs_end_and_begins_no_other(delayq: DelayQ) -> None:
     assert ended == ["slow"]
     assert job.refresh().state is JobState.COMPLETED
     assert later.refresh().state is JobState.READY
+
+
+def test_a_stop_ends_at_its_deadline_also_where_the_clock_stands_still() -> None:
+    _app, delayq = make_app(FakeClock())
+    begun, go_on = threading.Event(), threading.Event()
+
+    @delayq.task
+    def stubborn() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    delayq.start()
+    stubborn.enqueue()
+    assert begun.wait(5)
+    before = time.monotonic()
+    assert delayq.stop(0.1) is False
+    assert quiet_seconds(before + 0.1) < 2
+    go_on.set()
+    wait_until(lambda: delayq.state.supervisor is None, what="it has retired")
+    delayq.state.close()
 
 
 def test_at_the_deadline_a_job_is_interrupted_and_still_ends_well_if_it_does(
@@ -483,11 +504,11 @@ def test_a_signal_handler_may_stop_in_the_middle_of_a_stop(delayq: DelayQ) -> No
     join = runtime.pool.join
     answers: list[bool] = []
 
-    def struck(deadline: Callable[[], float]) -> bool:
+    def struck(seconds: float) -> bool:
         runtime.pool.join = join
         answers.append(delayq.stop(0))
         go_on.set()
-        return join(deadline)
+        return join(seconds)
 
     runtime.pool.join = struck
     before = time.monotonic()
