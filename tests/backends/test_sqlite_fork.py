@@ -13,6 +13,7 @@ import pytest
 
 from backends.sqlite_kit import child, line, opened, tell, total
 from flask_delayq.backends.sqlite.file.location import StoreFile
+from flask_delayq.backends.sqlite.file.requests import State
 
 
 @pytest.fixture
@@ -39,6 +40,25 @@ def test_a_child_forked_too_early_refuses_the_store_and_its_parent_goes_on(path)
     with child("fork_in_a_hurry", path) as process:
         assert [line(process) for _ in range(5)] == ["closed", "closed", "closed", "False", "2"]
         assert process.wait(20) == 0
+
+
+def test_a_fork_waits_for_a_question_about_a_store_that_is_not_made_yet(path):
+    """A child would inherit SQLite's locks for the whole process, and wait for them for ever."""
+    with opened(path) as backend:
+        store = backend._store
+
+        def question(sql):
+            fork = threading.Thread(target=store.before_fork, args=(0.0,))
+            fork.start()
+            fork.join(5)
+            return store._ticket.state
+
+        try:
+            assert store.read(question) is not State.LEADING
+        finally:
+            store.after_fork_in_parent()
+        assert backend.get("unknown") is None
+    assert not path.exists()
 
 
 def test_a_fork_beside_threads_that_make_backends_is_prepared(path):

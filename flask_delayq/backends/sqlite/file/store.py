@@ -173,15 +173,26 @@ class Store:
             raise translate(error, self.file.path) from error
 
     def _read_nothing(self, operation: Callable[[Sql], T], deadline: float) -> T:
-        """The result for a store that does not exist yet: a read does not create the file."""
-        sql = Sql(":memory:", deadline=deadline)
+        """The result for a store that does not exist yet: a read does not create the file.
+
+        It has the lead, so that a fork waits for its end: SQLite has locks for the whole process, and a
+        child that is made while a thread holds one waits for it for ever.
+        """
+
+        def read_it(leads: bool) -> T:
+            if not leads:
+                raise BackendUnavailableError(f"the store {self.file.path} is busy", reason="locked")
+            sql = Sql(":memory:", deadline=deadline)
+            try:
+                schema.fill(sql)
+                return _at_one_moment(sql, operation)
+            finally:
+                sql.close(checkpoint=False)
+
         try:
-            schema.fill(sql)
-            return _at_one_moment(sql, operation)
+            return self.writer.hold(deadline, read_it)
         except apsw.Error as error:
             raise translate(error, self.file.path) from error
-        finally:
-            sql.close(checkpoint=False)
 
     # --- connections ----------------------------------------------------------------------------------
 
