@@ -45,9 +45,6 @@ _log = logging.getLogger(__name__)
 TEXT_LIMIT = 16_384
 """Characters kept of a traceback and of an error's message."""
 
-SHALLOW = 512
-"""Bytes of JSON that are not nested too deeply to be read: each level takes two."""
-
 
 # How many forks lie behind this process. A fork below Python, which runs no hooks, is not counted; to
 # ask for the pid instead is a system call in every run.
@@ -177,8 +174,9 @@ class Executor:
         if result is not None:
             try:
                 encoded = encode(result)
-                if len(encoded) > SHALLOW:
-                    decode(encoded)  # CPython 3.14 writes what is nested more deeply than it can read
+                # CPython 3.14 writes what is nested more deeply than it can read, and a msgspec.Raw is
+                # written as it is.
+                decode(encoded)
             except Exception as error:  # whatever a foreign object answers to being looked at
                 note = (
                     f"the task returned {with_article(type(result).__name__)} that JSON cannot encode: "

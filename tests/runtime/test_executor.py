@@ -233,9 +233,10 @@ def in_itself() -> Any:
             lambda: 10**5000,
             lambda: open,
             lambda: {1, (2, "a")}.__iter__(),
+            lambda: [msgspec.Raw(b"{")],
         ),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_a_result_that_json_cannot_carry_completes_the_job_and_says_so(
     bench: Bench, make: Callable[[], Any], caplog: pytest.LogCaptureFixture
