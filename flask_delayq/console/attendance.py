@@ -82,7 +82,7 @@ def served(process: View) -> str:
 
 
 def known_queues(queues: Iterable[View], processes: Iterable[View], declared: Iterable[str]) -> set[str]:
-    """Every queue that has jobs, that a living process names or that a task declares."""
+    """Every queue that has jobs, that a living process names or that is declared."""
     known = {queue["name"] for queue in queues} | set(declared)
     for process in processes:
         known.update(process["queues"] or () if process["alive"] else ())

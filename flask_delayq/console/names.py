@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def no_such_queue(state: AppState, name: str) -> str:
-    """A sentence that no task, job or process uses this queue; empty if one does."""
+    """A sentence that no task, schedule, job or process uses this queue; empty if one does."""
     if any(task.declared.queue == name for task in state.registry):
         return ""
     known = presenting.known_queues(state)
     if name in known:
         return ""
-    return f"no task, job or process uses a queue named {name!r}{did_you_mean(name, known)}"
+    return f"no task, schedule, job or process uses a queue named {name!r}{did_you_mean(name, known)}"
 
 
 def misspelt_queue(state: AppState, name: str) -> str:

@@ -314,9 +314,10 @@ def status(state: AppState) -> View:
 
 
 def known_queues(state: AppState) -> set[str]:
-    """Every queue that has jobs, that a living process names or that a task declares."""
-    declared = (task.declared.queue for task in state.registry)
-    return attendance.known_queues(queues(state), processes(state), declared)
+    """Every queue that has jobs, that a living process names or that a task or a schedule uses."""
+    declared = {task.declared.queue for task in state.registry}
+    scheduled = {one["queue"] for one in schedules(state)}
+    return attendance.known_queues(queues(state), processes(state), declared | scheduled)
 
 
 def unserved(state: AppState) -> str:

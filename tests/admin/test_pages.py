@@ -506,7 +506,7 @@ def test_a_queue_that_nobody_uses_is_not_found(client: FlaskClient, delayq: Dela
     found = client.post(f"/delayq/queues/mial/{verb}", headers=same)
     assert found.status_code == 404
     assert found.json["error"]["message"] == (
-        "no task, job or process uses a queue named 'mial'; did you mean 'mail'? "
+        "no task, schedule, job or process uses a queue named 'mial'; did you mean 'mail'? "
         "(?force=1 does it nevertheless)"
     )
     assert delayq.state.backend.queues(now=0.0) == []
@@ -525,12 +525,13 @@ def test_a_filter_that_finds_nothing_says_what_was_perhaps_meant(
     assert "No job matches." in said("")
     assert "No job matches." in said("?queue=mail&task=app.send")
     assert (
-        "No job matches; no task, job or process uses a queue named 'mial'; did you mean 'mail'?"
+        "No job matches; no task, schedule, job or process uses a queue named 'mial'; "
+        "did you mean 'mail'?"
     ) in said("?queue=mial")
     assert "no task named 'send' is registered; did you mean 'app.send'?" in said("?task=send")
     both = said("?task=xyz&queue=mial")
-    assert "named 'xyz' is registered; no task, job" in both and "did you mean 'mail'?" in both
-    assert "'app.send'? No task, job or process uses" in said("?task=send&queue=mial")
+    assert "named 'xyz' is registered; no task, schedule, job" in both and "did you mean 'mail'?" in both
+    assert "'app.send'? No task, schedule, job or process uses" in said("?task=send&queue=mial")
     html = client.get("/delayq/jobs").text
     assert '<option value="mail">' in html and '<option value="app.send">' in html
 

@@ -534,7 +534,7 @@ def test_pause_and_resume(shell: Shell) -> None:
 @pytest.mark.parametrize("verb", ["pause", "resume"])
 def test_a_queue_that_nobody_knows_is_refused_and_not_stored(shell: Shell, verb: str) -> None:
     message = shell.refuses(verb, "sum")
-    assert "no task, job or process uses a queue named 'sum'; did you mean 'sums'?" in message
+    assert "no task, schedule, job or process uses a queue named 'sum'; did you mean 'sums'?" in message
     assert "did you mean" not in shell.refuses(verb, "nosuchqueue")
     assert shell.json("status")["queues"] == []
     shell.says("pause", "sum", "--force")
@@ -548,6 +548,12 @@ def test_a_queue_that_only_a_process_or_a_job_knows_is_paused(shell: Shell) -> N
     assert shell.says("pause", "theirs") == "queue theirs is paused\n"
     assert shell.json("pause", "of-a-job")["queue"]["paused"] is True
     assert shell.says("resume", "of-a-job") == "queue of-a-job is resumed\n"
+
+
+def test_a_queue_that_only_a_schedule_uses_is_paused(shell: Shell) -> None:
+    with shell.app.app_context():
+        shell.delayq.schedules.add("nightly", "add", args=[1], cron="0 3 * * *", queue="night")
+    assert shell.says("pause", "night") == "queue night is paused\n"
 
 
 def test_schedules(shell: Shell) -> None:
@@ -717,7 +723,7 @@ def test_a_worker_for_a_misspelt_queue_is_told(
     monkeypatch.setattr("flask_delayq.cli.worker.StopRequest.await_stop", lambda self: "a test")
     assert shell("worker", "--queues", "sum,elsewhere").exit_code == 0
     warned = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
-    assert warned == ["no task, job or process uses a queue named 'sum'; did you mean 'sums'?"]
+    assert warned == ["no task, schedule, job or process uses a queue named 'sum'; did you mean 'sums'?"]
 
 
 def life_of(records: list[logging.LogRecord], job_id: str) -> list[tuple[str, str]]:
