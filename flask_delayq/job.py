@@ -352,7 +352,7 @@ class ProcessRecord(Struct, frozen=True):
     started_at: float
     seen_at: float
     info: bytes
-    """JSON object: workers, busy, queues, mode, lateness and so on; opaque to backends."""
+    """JSON object: role, app, tasks, workers, busy, queues, lateness, python; opaque to backends."""
     alive: bool = True
 
 

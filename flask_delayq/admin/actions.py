@@ -1,5 +1,5 @@
 """Actions on jobs, queues and schedules from the pages; every action is logged.
-Knows the verbs of the extension; the guard has already checked the permission."""
+Knows the app's client and schedules; the guard has already checked the permission."""
 
 from __future__ import annotations
 

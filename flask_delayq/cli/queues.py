@@ -1,5 +1,5 @@
 """``flask delayq pause``, ``resume``, ``prune``, ``schedules``: queues, schedules and old jobs.
-Knows the verbs of extension and backend; runs nothing."""
+Knows the app's client and schedules; runs nothing."""
 
 from __future__ import annotations
 

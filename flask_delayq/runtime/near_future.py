@@ -70,7 +70,7 @@ class NearFuture:
 
     def forget(self) -> None:
         """Empty the wheel; it will be filled again."""
-        self._wheel = TimingWheel(self._clock.now())
+        self._wheel = TimingWheel()
         self._loaded_until = -math.inf  # the wheel has what was stored by then and is due by then
         self._named: float | None = None  # what the store named, and the wheel lacks
 

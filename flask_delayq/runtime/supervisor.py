@@ -12,7 +12,7 @@ exception (Ctrl-C) interrupts a step, the step can be repeated, and the next sto
     closing   nothing is claimed and nothing begins;    stop() -> stopping, one thread at a time
               jobs under way go on
     stopping  the same, until the deadline              the same, or whoever repeats it -> stopped
-    stopped   what outlived the deadline goes on, its   stop(), a worker, the recorder or the teller,
+    stopped   what outlived the deadline goes on, its   stop(), a worker, the recorder or the signals,
               claim kept alive                          whichever finds everything done -> ended
     ended     nothing: the owner has withdrawn          nobody
 """

@@ -75,12 +75,10 @@ class TimingWheel:
 
     Beyond what it returns, a step sorts, divides or cleans one or two slots, however many entries there
     are. A wheel has no lock: its calls must not overlap. Times are seconds, on any one scale.
-
-    :param start: the present, on that scale. Nothing depends on it: slots lie on the scale itself, so an
-        entry due before the start, or before the last :meth:`advance`, is like any other.
+    Slots lie on that scale, so an entry due before the last :meth:`advance` is like any other.
     """
 
-    def __init__(self, start: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:

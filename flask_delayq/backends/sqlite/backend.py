@@ -349,7 +349,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
     def processes(self) -> list[ProcessRecord]:
         return judging.shown(self._store.read(processes.select), self._signs, self._clock.now())
 
-    # --- care ----------------------------------------------------------------------------------------
+    # --- upkeep ----------------------------------------------------------------------------------------
 
     def open_doorbell(self, owner: str) -> Doorbell | None:
         return self._bells.open(owner)
@@ -376,11 +376,7 @@ class SQLiteBackend(Inspection, Schedulable, Backend):
         return self._store.read(schedules.select)
 
     def remove_schedule(self, name: str) -> bool:
-        return bool(
-            self._store.write(
-                lambda sql: sql.run("DELETE FROM schedule WHERE name = ?", (name,)), durable=True
-            )
-        )
+        return self._store.write(lambda sql: schedules.remove(sql, name), durable=True)
 
     def pause_schedule(self, name: str, paused: bool, *, next_due: float | None = None) -> bool:
         return self._store.write(lambda sql: schedules.pause(sql, name, paused, next_due), durable=True)

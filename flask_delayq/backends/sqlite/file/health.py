@@ -155,6 +155,6 @@ def on_the_network(path: str, mounts: str | None = None) -> str:
     if mount.kind in _NETWORK:
         return (
             f"the store is on a network file system ({mount.kind} at {mount.point}); SQLite needs a "
-            f"local disk, use postgresql:// or redis:// for several hosts"
+            f"local disk: put the store on one, and run all processes on one host"
         )
     return ""

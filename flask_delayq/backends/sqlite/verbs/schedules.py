@@ -63,6 +63,11 @@ def fire(sql: Sql, schedule: ScheduleRecord, job: NewJob | None, *, next_due: fl
     return enqueue(sql, [job])[0] if moved and job else None
 
 
+def remove(sql: Sql, name: str) -> bool:
+    """Delete a schedule; whether there was one."""
+    return bool(sql.run("DELETE FROM schedule WHERE name = ?", (name,)))
+
+
 def _record(row: Row) -> ScheduleRecord:
     values = dict(zip(_NAMES, row, strict=True))
     for name in ("paused", "from_code", "fail_on_crash"):
