@@ -14,7 +14,7 @@ from flask import current_app
 from msgspec import structs
 
 from . import deployment_warnings, launch
-from .at_exit import all_running, drain_at_exit
+from .at_exit import OVER, all_running, drain_at_exit, is_over
 from .backends import ENGINE_SETTINGS, open_backend, options_for
 from .backends.base import Backend
 from .client import Client
@@ -234,11 +234,10 @@ class AppState:
                 self._why_not_started = f"{type(error).__name__}: {error}"
                 runtime.stop(0.0)  # also if it was started, because nothing refers to it
                 raise
-            self._why_not_started = None
             client.runner = runtime.dispatcher
             client.after_enqueue = None
             self._tell_of_surroundings()
-            self._hint_given = True  # a process that ran jobs needs no hint on how to run them
+            self._why_not_started, self._hint_given = None, True  # who runs jobs needs no hint on that
             return runtime
 
     def _tell_of_surroundings(self) -> None:
@@ -288,10 +287,11 @@ class AppState:
     def _ended(self, runtime: Supervisor) -> None:
         """Called when a runtime has ended: at a stop, or later when its last job has ended."""
         with self.lock:
-            if runtime in self._earlier:
-                self._earlier.remove(runtime)
+            self._earlier = [earlier for earlier in self._earlier if earlier is not runtime]
             if self.supervisor is runtime:
                 self.supervisor = None
+                if is_over():  # other threads may serve on, and nothing runs their jobs
+                    self._why_not_started, self._hint_given = OVER, False
             if self.supervisor is not None or self._earlier:
                 return  # another runtime has jobs and needs the store
         self.backend.close()

@@ -55,6 +55,11 @@ def drain_at_exit(what: Stoppable) -> None:
             _is_registered = True
 
 
+def is_over() -> bool:
+    """Whether the interpreter is ending: its main thread has ended."""
+    return _is_over
+
+
 def all_running() -> list[Stoppable]:
     """Everything that was started and still exists."""
     with _lock:  # the set must not grow during the iteration

@@ -194,6 +194,32 @@ def test_when_the_main_thread_has_ended_a_start_is_refused_and_says_so(
     assert then == "None False"
 
 
+SERVES_ON = """
+_app, delayq = make_app(url=sys.argv[1], mode="external", workers=1)
+
+@delayq.task(name="short")
+def short(): ...
+
+def serve_on():
+    threading.main_thread().join()
+    wait_until(lambda: delayq.state.supervisor is None)
+    short.enqueue()
+    print(delayq.state.health().reason)
+
+delayq.start()
+threading.Thread(target=serve_on).start()
+"""
+
+
+def test_who_serves_on_after_the_main_thread_is_not_healthy_and_says_that_no_jobs_run(
+    tmp_path: Path,
+) -> None:
+    ran = program(SERVES_ON, f"sqlite:///{tmp_path / 'store.sqlite3'}")
+    assert ran.returncode == 0, ran.stderr
+    assert "the main thread of this process has ended" in ran.stdout
+    assert "a job was stored, but no process runs the jobs of" in ran.stderr
+
+
 SERVED = """
 import logging
 from flask import Flask
