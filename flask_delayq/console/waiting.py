@@ -66,4 +66,7 @@ def _which_suspect_it_waits_for(state: AppState, record: JobRecord, peers: list[
     if any(peer.owner not in by_owner for peer in peers):
         return None
     others = ", ".join(sorted(by_owner[peer.owner] for peer in peers)[:3])
-    return f"it is a suspect (its process crashed during its last runs), and every process is running one already: {others}"
+    return (
+        "it is a suspect (its process crashed during its last runs), "
+        f"and every process is running one already: {others}"
+    )

@@ -927,7 +927,10 @@ def test_a_suspect_tells_for_which_other_one_it_waits() -> None:
         assert len(backend.rescue(now=clock.now(), max_rescues=3)) == 2
     start("first")
     assert claim("first") == ["a-hung"]
-    crashes = "it is a suspect (its process crashed during its last runs), and every process is running one already: "
+    crashes = (
+        "it is a suspect (its process crashed during its last runs), "
+        "and every process is running one already: "
+    )
     assert why("b-good") == f"{crashes}a-hung"
     assert why("a-hung") is None
     work.options(id="c-plain").enqueue()
