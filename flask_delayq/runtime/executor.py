@@ -1,5 +1,5 @@
-"""Runs one claimed job and says how it ended: one Claim in, one Ended out, step by step.
-Knows no thread, no loop and no store beyond the job's own reports; Flask comes in as a ``scope``."""
+"""Runs one claimed job, step by step: one Claim in, one Ended out.
+Knows no thread and no loop, and the store only for the job's own reports. Flask is only a ``scope``."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from .peers import fingerprint, living
 _log = logging.getLogger(__name__)
 
 TEXT_LIMIT = 16_384
-"""Characters kept of a traceback and of an error's message."""
+"""The most characters kept of a traceback or of an error's message."""
 
 
-# How many forks lie behind this process. A fork below Python, which runs no hooks, is not counted; to
-# ask for the pid instead is a system call in every run.
+# The number of forks from which this process descends. A fork in C code runs no hooks and is not
+# counted. To compare pids instead would cost a system call in every run.
 _forks = 0
 
 
@@ -63,12 +63,12 @@ if hasattr(os, "register_at_fork"):
 class Executor:
     """Turns claims into outcomes.
 
-    :param scope: makes the context in which each job runs (``app.app_context``); entered afresh for
-        every job and left whatever happens, so that teardown functions run.
+    :param scope: makes the context in which each job runs (``app.app_context``). Each job enters a new
+        one and always leaves it, so that teardown functions run.
     :param sender: the sender of signals.
-    :param interruptible: let a KeyboardInterrupt through, for whoever runs jobs in the main thread:
-        there it is a person's Ctrl-C, and no failure of the job.
-    :param life: the level at which the log tells of starts and good ends.
+    :param interruptible: do not catch KeyboardInterrupt. For callers that run jobs in the main thread:
+        there it is a person's Ctrl-C, not a failure of the job.
+    :param life: the log level for starts, and for ends that are no failure.
     """
 
     def __init__(
@@ -91,27 +91,27 @@ class Executor:
         self._interruptible = interruptible
         self._life = life
         self.foreign_tasks = ForeignTasks(registry)
-        """The tasks that jobs came for and that are not registered here."""
+        """The tasks of claimed jobs that are not registered in this process."""
         self._mismatches = Mismatches()
         self._patience = settings.unknown_task_timeout
         self._max_result = settings.max_result
         self._default_policy = RetryPolicy(max_attempts=settings.max_attempts)
 
     def start(self, claim: Claim) -> RunningJob:
-        """The run of a claim, for whoever shows what is running. From now on it counts as begun."""
-        if claim.task in self._registry.names:  # what is left to others does not begin here
+        """The run of a claim, also for pages that show running jobs. From now on it counts as begun."""
+        if claim.task in self._registry.names:  # a job of another task does not begin here
             self._backend.mark_begun(claim)
         return RunningJob(claim, self._clock.now(), self._backend, self._clock)
 
     def not_started(self, claim: Claim) -> None:
-        """The run does not take place after all: it does not count as begun."""
+        """Undo :meth:`start`: the run does not happen and does not count as begun."""
         self._backend.unmark_begun(claim)
 
     def execute(self, run: RunningJob, values: Struct | None = None) -> Ended:
-        """Run a job to its end; never raises, but for a KeyboardInterrupt if it is interruptible.
+        """Run a job to its end; raises nothing but KeyboardInterrupt, and that only if interruptible.
 
-        :param values: its arguments, if they were decoded already; used for a first run only, as the
-            function may have changed them.
+        :param values: its arguments, if they are decoded already. Pass them for a first run only,
+            because the function may change them.
         """
         claim = run.claim
         task = self._registry.find(claim.task)
@@ -120,24 +120,24 @@ class Executor:
         try:
             if values is None:
                 values = task.arguments.decode(claim.payload)
-        except BaseException as error:  # restoring arguments runs foreign code: __post_init__
+        except BaseException as error:  # decoding arguments runs foreign code: __post_init__
             self._pass_on(error)
             return self._put_off(claim, task, Failure(type(error).__name__, _text_of(error)))
-        told = _log.isEnabledFor(self._life)  # asked once a job
+        told = _log.isEnabledFor(self._life)  # checked once per job
         try:
-            # An empty context for each job: nothing that one sets is seen by the next.
+            # An empty context for each job: the next job does not see what this one sets.
             result = Context().run(self._run, task, run, values, told)
         except BaseException as error:  # the edge to foreign code: SystemExit ends a job, not a thread
             self._pass_on(error)
             ended = self._ended_badly(claim, task, error)
             if ended.facts is None:
-                # The frames of the failed call hold its arguments and locals; let them go.
+                # The frames of the failed call keep its arguments and locals in memory: free them.
                 error.__traceback__ = None
             return ended
         return self._completed(claim, result, run, told)
 
     def _tell(self, claim: Claim, text: str, *facts: object) -> None:
-        """A line about the life of a job; a filter of the app that raises is no failure of the job."""
+        """Log a line about the life of a job. If a log filter raises, the job does not fail."""
         with suppress(Exception):
             _log.log(
                 self._life,
@@ -158,7 +158,7 @@ class Executor:
             try:
                 result = task.arguments.call(task.function, values)
                 if type(result) is CoroutineType:
-                    import asyncio  # slow to import, and needed by few
+                    import asyncio  # slow to import, and few jobs need it
 
                     result = asyncio.run(result)
             finally:
@@ -174,10 +174,10 @@ class Executor:
         if result is not None:
             try:
                 encoded = encode(result)
-                # CPython 3.14 writes what is nested more deeply than it can read, and a msgspec.Raw is
-                # written as it is.
+                # CPython 3.14 can write deeper nesting than it can read, and a msgspec.Raw is written
+                # without a check.
                 decode(encoded)
-            except Exception as error:  # whatever a foreign object answers to being looked at
+            except Exception as error:  # the code of a foreign object may raise anything
                 note = (
                     f"the task returned {with_article(type(result).__name__)} that JSON cannot encode: "
                     f"{_text_of(error)}"
@@ -196,11 +196,11 @@ class Executor:
         return Ended(outcome, job_completed, {"result": result, "seconds": now - run.started_at})
 
     def struck(self, run: RunningJob, error: BaseException | None) -> Ended:
-        """The end of a run whose thread was hit from outside, after its task may have been called.
+        """The end of a run that an async exception interrupted, after its task may have been called.
 
-        It counts as a failure of the job: by the same exception in the task's last line it would be one.
+        It counts as a failure of the job: the same exception in the task's last line would be one too.
 
-        :param error: what was thrown into the thread; ``None``: its thread is gone.
+        :param error: the async exception; ``None``: the thread has died.
         """
         if error is None:
             error = RuntimeError("the worker thread was ended from outside while it ran the job")
@@ -219,7 +219,7 @@ class Executor:
         if isinstance(error, (Snooze, Cancel, Retry, Fail)):
             try:
                 return self._steered(claim, task, error)
-            except Exception as unclear:  # a subclass that was not made as ours are
+            except Exception as unclear:  # a subclass whose attributes differ from ours
                 return self._failed(claim, task, unclear)
         return self._failed(claim, task, error)
 
@@ -247,7 +247,7 @@ class Executor:
         return self._again(claim, failure, request, now + pause)
 
     def _cut_off(self, claim: Claim, error: BaseException) -> Ended:
-        # As at the end of a drain: it is not the task's fault, and the job is free once we are gone.
+        # As at the end of a drain: not the task's fault, and the job is free once this process ends.
         _log.warning(
             "job %s (%s) was interrupted by the end of its process and runs again elsewhere: %s",
             claim.id,
@@ -294,8 +294,8 @@ class Executor:
         return _with_signal(outcome, job_failed, error=error)
 
     def _leave_to_others(self, claim: Claim) -> Ended:
-        """The task is not registered here: the job goes back at once, and none like it is asked for any
-        more. Whether any process knows the task is not for this one to judge."""
+        """The task is not registered here: release the job at once, and claim no more jobs of this task.
+        This process cannot know whether another one has the task."""
         if self.foreign_tasks.meet(claim.task):
             _log.info(
                 "task %r is not registered in this process: its jobs are left to others (first %s)",
@@ -305,7 +305,7 @@ class Executor:
         return Ended(Outcome(claim, Verb.RELEASE, self._clock.now()))
 
     def _put_off(self, claim: Claim, task: Task[..., Any], failure: Failure) -> Ended:
-        """The arguments do not fit the task as it is here: another version of it may read them."""
+        """The arguments do not fit this version of the task; another version may read them."""
         pause, over = self._mismatches.look(claim.id, self._clock.monotonic())
         now = self._clock.now()
         if over and not (now < claim.enqueued_at + self._patience and self._others_differ(claim, task)):
@@ -334,24 +334,24 @@ class Executor:
 
 
 def _with_signal(outcome: Outcome, signal: Signal, **facts: object) -> Ended:
-    """An end of which receivers are to hear, if there are any."""
+    """An end with its signal, if the signal has receivers."""
     return Ended(outcome, signal, facts) if signal.receivers else Ended(outcome)
 
 
 def describe(error: BaseException) -> Failure:
-    """An exception as bounded text. Whatever goes wrong in rendering it, something comes out."""
+    """An exception as bounded text. If rendering it fails, there is still some text."""
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}" if kind.__module__ != "builtins" else kind.__name__
     text = traceback_of(error)
     if len(text) > TEXT_LIMIT:
-        # Both ends: where it happened comes first, what happened last, and either may be the long one.
+        # Keep both ends: the place comes first, the error last, and either may be the long one.
         half = TEXT_LIMIT // 2
         text = f"{text[:half]}\n[...]\n{text[-half:]}"
     return Failure(name, _text_of(error), _encodable(text))
 
 
 def _text_of(error: BaseException) -> str:
-    """What the exception says, bounded and fit for any log and store."""
+    """The exception's message, bounded, and encodable for any log and store."""
     try:
         text = _encodable(str(error))
     except BaseException:  # foreign __str__
@@ -360,7 +360,7 @@ def _text_of(error: BaseException) -> str:
 
 
 def _encodable(text: str) -> str:
-    # Lone surrogates are escaped, and a text of a foreign class becomes a plain one.
+    # Escapes lone surrogates, and turns a subclass of str into a plain str.
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -369,8 +369,8 @@ def _one_line(failure: Failure) -> str:
 
 
 def _end_stray_child() -> NoReturn:
-    """A task has forked, and its child came back as if it were the parent. The job, its context and the
-    jobs that wait are the parent's, so the child ends here, as a program at the end of its text."""
+    """End a child process that a task forked and that returned from the task. The job, its context and
+    the waiting jobs belong to the parent. So the child exits here, like a program at its last line."""
     error = sys.exc_info()[1]
     status = 0
     if isinstance(error, SystemExit):

@@ -120,7 +120,7 @@ class HeldClaims:
         return False
 
     def lose(self, claim: Claim) -> bool:
-        """Note that another process has the job of this claim; returns whether it runs here anyway."""
+        """Note that another process has the job of this claim; returns whether it still runs here."""
         for held in self.working.copy().values():
             if held.claim is claim and held.run is not None:
                 held.lost = True

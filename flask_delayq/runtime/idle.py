@@ -1,9 +1,9 @@
-"""Threads that wait for items, woken in reverse order: the latest to wait still has its stack in the
-caches of a processor. Knows nothing of the items but whether there are any.
+"""Threads that wait for items, woken in LIFO order: the latest one still has its stack in a CPU cache.
+Knows nothing of the items except whether there are any.
 
-Any thread may wake another, also from a signal handler or a finalizer in the middle of a wake-up, and an
-exception from outside may cut a wake-up off. So there is no state but a lock for each thread: it is in
-the list while the thread waits, and whoever wakes the thread releases it.
+Any thread may wake another, also from a signal handler or a finalizer in the middle of a wake-up. An
+async exception may interrupt a wake-up. So the only state is one lock for each thread. It is in the list
+while its thread waits; releasing it wakes the thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def new_lock() -> Any:
-    """What a thread waits for; locked."""
+    """A lock for a thread to wait for; it is locked."""
     lock = allocate_lock()
     lock.acquire()
     return lock
@@ -24,21 +24,20 @@ def new_lock() -> Any:
 class IdleThreads:
     """The threads that wait until there is an item in ``items``.
 
-    One thread is woken at a time, and wakes the next one if it finds a second item: else a burst of
-    short items would make all threads compete for the interpreter. No item is forgotten: it is put
-    before :meth:`wake_one` looks for a thread, and a thread in the list looks for items once it has
-    left the list.
+    One thread is woken at a time. It wakes the next one if it finds a second item. Otherwise a burst of
+    short items would make all threads compete for the GIL. No item is forgotten: it is put before
+    :meth:`wake_one` looks for a thread, and a thread looks for items again after it has left the list.
     """
 
     def __init__(self, items: deque[Any]) -> None:
         self._items = items
         self.locks: list[Any] = []
-        """What the waiting threads wait for, the latest last."""
+        """The locks of the waiting threads, the latest last."""
 
     def wait(self, lock: Any) -> None:
-        """Wait until somebody wakes this thread, unless there are items; it may return without any.
+        """Wait until this thread is woken, unless there are items. It may return when there are none.
 
-        :param lock: its own, from :func:`new_lock`.
+        :param lock: the thread's own, from :func:`new_lock`.
         """
         self.locks.append(lock)
         try:
@@ -48,12 +47,12 @@ class IdleThreads:
             try:
                 self.locks.remove(lock)
             except ValueError:
-                pass  # all were woken
+                pass  # `wake_all` has removed it
 
     def wake_one(self) -> None:
-        """Wake the latest thread to wait, if it is not on its way already.
+        """Wake the thread that began to wait last, unless it is already woken.
 
-        To be called after an item was put, and by a thread that took one and leaves others.
+        Call it after an item was put, and in a thread that took one item and leaves others.
         """
         try:
             lock = self.locks[-1]
@@ -63,12 +62,12 @@ class IdleThreads:
             try:
                 lock.release()
             except RuntimeError:
-                pass  # somebody else was first
+                pass  # another thread has released it
 
     def wake_all(self) -> None:
-        """Begin anew, after the death of threads that may have left their locks behind."""
+        """Wake all threads and empty the list: threads that died may have left their locks in it."""
         for lock in self.locks.copy():
-            # In this order: a thread that is woken may wait again at once, by the same lock.
+            # The order matters: a woken thread may wait again at once, with the same lock.
             with suppress(ValueError):
                 self.locks.remove(lock)
             with suppress(RuntimeError):

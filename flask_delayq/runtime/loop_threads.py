@@ -1,5 +1,5 @@
-"""The thread of each loop: started, waited for, replaced if it died.
-Knows no turn; which loops there are, and in which order they end, is the supervisor's."""
+"""Starts, joins and replaces the thread of each loop.
+Knows no turn. The supervisor decides which loops there are, and in which order they end."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class LoopThreads:
     def start(self, *loops: Loop) -> None:
         """Give each loop a thread.
 
-        :raises RuntimeError: one cannot be had; those before it run.
+        :raises RuntimeError: a thread cannot be started; those before it run.
         """
         threads = [self._make(loop) for loop in loops]
-        for thread in threads:  # all are known before the first one runs
+        for thread in threads:  # all are in `by_name` before the first one runs
             thread.start()
 
     def replace_if_dead(self, loop: Loop) -> None:
-        """Give a loop another thread, if its own has died and it is not to end.
+        """Give a loop a new thread, if its thread has died and the loop is not stopping.
 
-        :raises RuntimeError: none can be had; the next call tries again.
+        :raises RuntimeError: no thread can be started; the next call tries again.
         """
         thread = self.by_name.get(loop.name)
         began = thread is not None and thread.ident is not None
@@ -45,10 +45,10 @@ class LoopThreads:
                 raise
 
     def join(self, *loops: Loop, until: float) -> None:
-        """Wait for the end of their threads, at most until a monotonic moment."""
+        """Wait until the threads of these loops end, at most until a monotonic moment."""
         for loop in loops:
             thread = self.by_name.get(loop.name)
-            # One that has not begun yet will find that there is nothing to do.
+            # A thread that has not begun yet will find nothing to do.
             if thread and thread.ident and thread is not threading.current_thread():
                 thread.join(max(0.0, until - self._clock.monotonic()))
 

@@ -1,5 +1,5 @@
-"""Worker threads: how many are free, and one call of ``work`` per item handed over.
-Knows nothing of jobs; an item is whatever ``work`` takes."""
+"""Worker threads: counts the free ones, and calls ``work`` once for each item that it gets.
+Knows nothing of jobs; an item is any argument of ``work``."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 PREFETCH_SECONDS = 0.02
-"""Work waiting in memory is kept to about so many seconds of all workers, so that short jobs do not wait
-for the store and long ones do not wait behind a neighbour."""
+"""The items that wait in memory are work for all workers for about so many seconds. So short jobs do not
+wait for the store, and long jobs do not wait behind others."""
 
 PREFETCH_MOST = 1000
-"""Items waiting at most, however short they are."""
+"""The most items that wait, however short they are."""
 
 LOOK_EVERY = 0.01
-"""Seconds between two looks at whether a thread has ended that cannot be joined."""
+"""Seconds between two checks whether a thread that cannot be joined has ended."""
 
 COUNTS = 3
-"""Counts in a row that must say the same before places are made good: a place may be on its way from one
-hand to the next while it is counted."""
+"""Consecutive counts that must agree before lost places are replaced: during a count a place may be on
+its way from one thread to another."""
 
 
 class WorkerPool(Generic[T]):
     """A fixed number of threads that call ``work(item)``.
 
-    Places are counted: one per worker, and some for items that wait (see :data:`PREFETCH_SECONDS`),
-    more the shorter the recent items were. Whoever hands over an item has reserved its place before.
+    There is one place per worker, and some for items that wait (see :data:`PREFETCH_SECONDS`): more if
+    the recent items were short. A caller reserves a place before it hands over an item.
 
     :param size: number of threads.
     :param work: must not raise; if it does, the thread is replaced.
@@ -49,7 +49,7 @@ class WorkerPool(Generic[T]):
     ) -> None:
         self.size = size
         self.hungry = False
-        """Somebody has more work than there were places."""
+        """Whether a caller has more work than there were places."""
         self.on_start: Callable[[], None] = lambda: None
         """Called by each thread before its first item."""
         self._work = work
@@ -59,14 +59,14 @@ class WorkerPool(Generic[T]):
         self._idle = IdleThreads(self._items)
         self._free: deque[None] = deque([None] * size)  # a token for each free place
         self.free: Callable[[None], None] = self._free.append
-        """Free the place of an item: ``free(None)``. A method of a C type, so that no exception from
-        outside can come between the call and what it does."""
-        self._made_places = size  # tokens there are, taken or free
-        self._places = size  # tokens there should be
-        self._adjusting = threading.RLock()  # a finalizer may come in the middle
+        """Free the place of an item: ``free(None)``. A method of a C type, so that an async exception
+        cannot interrupt it."""
+        self._made_places = size  # the tokens that exist, taken or free
+        self._places = size  # the tokens that should exist
+        self._adjusting = threading.RLock()  # reentrant: a finalizer may run in the middle
         self._unknown: deque[int] = deque(maxlen=COUNTS)
         self._ended = 0
-        self._average = 0.05  # seconds an item takes, smoothed
+        self._average = 0.05  # seconds per item, exponentially smoothed
         self._threads: list[threading.Thread] = []
         self._made = 0
         self._stopping = False
@@ -77,7 +77,7 @@ class WorkerPool(Generic[T]):
             self._add_thread()
 
     def reserve(self, wanted: int) -> int:
-        """Reserve up to ``wanted`` places; returns how many there were."""
+        """Reserve up to ``wanted`` places; returns how many it reserved."""
         granted = 0
         if not self._stopping:
             free = self._free
@@ -102,13 +102,13 @@ class WorkerPool(Generic[T]):
             self._idle.wake_one()
 
     def settle(self, known: int) -> None:
-        """Make good for places that got lost: whoever is cut off by an exception from outside takes the
-        place along that it had in hand. Called about once a second, by one thread.
+        """Replace lost places: a thread that an async exception interrupts loses the place that it was
+        passing on. Called about once a second, by one thread.
 
-        :param known: places that are taken as far as is known.
+        :param known: the places that are known to be taken.
         """
         if self._items:
-            self._idle.wake_one()  # whoever put one may have been cut off before this
+            self._idle.wake_one()  # the thread that put one may have been interrupted before this
         self._unknown.append(self.busy - known)
         lost, extra = min(self._unknown), -max(self._unknown)
         if len(self._unknown) < COUNTS or (lost <= 0 and extra <= 0):
@@ -118,16 +118,16 @@ class WorkerPool(Generic[T]):
             _log.info("%d places for jobs were lost by threads that were cut off; made good", lost)
             self._free.extend([None] * lost)
         else:
-            self.reserve(extra)  # one that was taken for lost has come back after all
+            self.reserve(extra)  # a place that was replaced has come back after all
 
     @property
     def busy(self) -> int:
-        """Places taken, workers and waiting items together."""
+        """The number of taken places, workers and waiting items together."""
         return self._made_places - len(self._free)
 
     @property
     def places(self) -> int:
-        """Places there are at the moment."""
+        """The number of places at the moment."""
         return self._places
 
     @property
@@ -136,22 +136,22 @@ class WorkerPool(Generic[T]):
         return list(self._threads)
 
     def living(self) -> list[threading.Thread]:
-        """Those that have not ended.
+        """The threads that have not ended.
 
-        Not by ``is_alive``: after an exception (Ctrl-C) in the middle of a ``join``, or of that very
-        question, CPython up to 3.12 takes a thread that runs for one that has ended.
+        ``is_alive`` is not reliable here: after an exception (Ctrl-C) in the middle of ``join`` or of
+        ``is_alive`` itself, CPython up to 3.12 reports a running thread as ended.
         """
-        running = threading.enumerate()  # and some that never began, as their start was cut off
+        running = threading.enumerate()  # also threads that never began: their start was interrupted
         return [thread for thread in self.threads if thread.ident is not None and thread in running]
 
     def finished(self, seconds: float) -> None:
-        """Free the place of an item that took ``seconds``; called by ``work`` (or whoever ends it)."""
+        """Free the place of an item that took ``seconds``; called by the code that ends the item."""
         self.free(None)
         self.account(seconds)
 
     def account(self, seconds: float) -> None:
-        """An item took so long, and its place is free again; called by ``work``."""
-        # Without a lock: a number lost to a race changes the estimate by next to nothing.
+        """Note that an item took ``seconds`` and that its place is free again; called by ``work``."""
+        # No lock: an update lost in a race hardly changes the estimate.
         self._average += (seconds - self._average) * 0.1
         self._ended += 1
         if self._ended % 8 == 0:
@@ -163,12 +163,12 @@ class WorkerPool(Generic[T]):
             self._on_free()
 
     def stop_prefetching(self) -> None:
-        """Items waited too long: keep none waiting until short ones are seen again."""
+        """Keep no items waiting until short ones come again; called when items waited too long."""
         self._average = max(self._average, PREFETCH_SECONDS * self.size * 4)
         self._adjust(self.size)
 
     def _adjust(self, places: int | None = None) -> None:
-        """Make places, or take free ones away; those that are taken go when they come back."""
+        """Add places, or remove free ones; a taken place is removed when it comes back."""
         with self._adjusting:
             if places is not None:
                 self._places = places
@@ -180,7 +180,7 @@ class WorkerPool(Generic[T]):
                 self._made_places -= self.reserve(-missing)
 
     def stop(self) -> None:
-        """Let every thread end after the item it works on; further places are refused. Idempotent."""
+        """Let every thread end after its current item, and refuse further places. Idempotent."""
         with self._adjusting:
             if self._stopping:
                 return
@@ -188,14 +188,14 @@ class WorkerPool(Generic[T]):
         self.put(None)  # one is enough: each thread passes it on
 
     def join(self, seconds: float) -> bool:
-        """Wait for the threads, at most so long; True if all have ended."""
+        """Wait for the threads, at most so many seconds; True if all have ended."""
         end = machine_time() + seconds
-        self.put(None)  # again: a thread that was ended from outside may have taken the first along
-        self._idle.wake_all()  # and one that died may have left its lock, which hides those below it
+        self.put(None)  # again: a thread that an async exception ended may have taken the first
+        self._idle.wake_all()  # a thread that died may have left its lock, which hides the earlier ones
         for thread in self.threads:  # a copy: one may be replaced meanwhile
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(max(0.0, end - machine_time()))
-        # Those of which `join` says wrongly that they have ended; see `living`.
+        # `join` may report running threads as ended; see `living`.
         while (left := end - machine_time()) > 0 and set(self.living()) - {threading.current_thread()}:
             Bell().wait(min(left, LOOK_EVERY))
         return not self.living()
@@ -208,7 +208,7 @@ class WorkerPool(Generic[T]):
             return 0
         self._idle.wake_all()
         for thread in dead:
-            self._add_thread()  # may fail for want of threads; the dead one stays then
+            self._add_thread()  # may fail if there are too many threads; the dead one stays then
             self._threads.remove(thread)
         _log.error("%d worker threads died and were replaced", len(dead))
         return len(dead)
@@ -217,7 +217,7 @@ class WorkerPool(Generic[T]):
         self._made += 1
         name = f"{self._name}-worker-{self._made}"
         thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._threads.append(thread)  # before it takes an item: who is not known here counts as dead
+        self._threads.append(thread)  # before it takes an item: a thread not in this list counts as dead
         try:
             thread.start()
         except RuntimeError:
@@ -240,4 +240,4 @@ class WorkerPool(Generic[T]):
             if items and idle.locks:
                 idle.wake_one()
             work(item)
-            del item  # an idle worker keeps nothing of its last job alive
+            del item  # an idle worker must not keep its last job in memory

@@ -1,9 +1,9 @@
-"""Writes how runs ended, in groups: a group is whatever arrived since the last one was written.
-Knows the backend's one verb for it, and keeps what cannot be written yet.
+"""Writes outcomes in groups: a group is everything that arrived since the previous write.
+Knows the backend's one verb for it, and keeps the outcomes that cannot be written yet.
 
-Workers do not write: one commit (one flush) serves many outcomes, a worker is free at once, and
-outcomes wait here while the store is away. The cost: a crash repeats the runs whose outcome was not
-committed yet.
+Workers do not write. So one commit (one flush) serves many outcomes, a worker is free at once, and
+outcomes wait here while the store is unavailable. The cost: a crash repeats the runs whose outcome was
+not committed yet.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from .held import HeldClaims
 _log = logging.getLogger(__name__)
 
 GROUP_LIMIT = 500
-"""Outcomes in one transaction at most, so that a long backlog does not hold the store up."""
+"""The most outcomes in one transaction, so that a long backlog does not block the store."""
 
 PAUSE = 0.002
-"""Seconds between two groups, in which outcomes gather."""
+"""Seconds between two groups: meanwhile outcomes accumulate."""
 
 BACKLOG_LIMIT = 10_000
-"""Outcomes kept while the store is away; above it no further job is begun."""
+"""Outcomes to keep while the store is unavailable; above this limit no further job begins."""
 
 BACKLOG_BYTES = 64 * 2**20
-"""Bytes of results and errors so kept at most, those under :data:`SMALL` not counted: these come to
-10 MB at most, by their number. Above it no further job is begun; what runs by then comes on top."""
+"""Bytes of results and errors to keep meanwhile; above this limit no further job begins, but jobs that
+run already may exceed it. Outcomes below :data:`SMALL` are not counted: they take at most 10 MB."""
 
 SMALL = 1024
-"""Bytes up to which an outcome is not weighed, so that most cost no lock."""
+"""Outcomes up to this many bytes are not counted, so that most need no lock."""
 
 TRACEBACKS = 500
-"""Outcomes kept with the traceback that receivers of signals get; in a longer backlog without."""
+"""Outcomes that keep their traceback for receivers of signals; in a longer backlog new ones lose it."""
 
 
 class Recorder:
     """Writes the outcomes in :attr:`HeldClaims.ended` group by group.
 
-    :param on_recorded: called with the outcomes that were written; returns whether anybody waited for
-        one of them: most likely somebody waits for the next one too.
-    :param wake: called when an outcome arrives and nobody is writing.
-    :param tell: called with each end of ours that was written, before it leaves the backlog; returns
-        whether it keeps it, to call :meth:`Ended.let_go` later.
+    :param on_recorded: called with the written outcomes; returns whether anybody waited for one of them.
+        If so, somebody probably waits for the next one too.
+    :param wake: called when an outcome arrives and the recorder's thread sleeps.
+    :param tell: called with each written end whose claim was still ours, before the end leaves the
+        backlog; returns whether it keeps the end and calls :meth:`Ended.let_go` later.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class Recorder:
         self._bytes = 0
 
     def add(self, ended: Ended) -> None:
-        """Take an end; it is written soon, by the recorder's own thread. The same one may come twice."""
-        # Before it is in the queue: it may be written as soon as it is, and what it weighs by then is
-        # what is taken off again, here and by whoever tells of it.
+        """Take an end; the recorder's own thread writes it soon. The same one may come twice."""
+        # Weighed before it enters the queue, because it may be written right after that. The recorder
+        # and the sender of its signal then subtract the weight that they find.
         result, error = ended.outcome.result, ended.outcome.error
         if error is not None or (result is not None and len(result) > SMALL // 2):
             self._weigh(ended)
@@ -84,11 +84,11 @@ class Recorder:
             told = ended.facts.get("error")
             if isinstance(told, BaseException):
                 told.__traceback__ = None
-        if self._asleep:  # the turn clears it: where a wake-up is cut off, the next one comes through
+        if self._asleep:  # only the turn clears it: the next outcome repeats an interrupted wake-up
             self._wake()
 
     def add_all(self, outcomes: Sequence[Outcome]) -> None:
-        """Take several outcomes of which nothing is to be told."""
+        """Take several outcomes that need no signal."""
         for outcome in outcomes:
             self.add(Ended(outcome))
 
@@ -99,16 +99,16 @@ class Recorder:
 
     @property
     def is_full(self) -> bool:
-        """Whether no further job should begin until the store is back."""
+        """Whether no further job should begin until the store is available again."""
         return len(self._waiting) > BACKLOG_LIMIT or self._bytes > BACKLOG_BYTES
 
     def turn(self, now: float) -> float | None:
-        """Write a group; returns the seconds to the next one, ``None``: until an outcome comes.
+        """Write a group; returns the seconds to the next turn, ``None``: until an outcome arrives.
 
-        There is a pause after each group, in which outcomes gather: else this thread would take turns
-        with every worker. There is none while somebody waits for outcomes.
+        After each group there is a pause, so that outcomes accumulate: otherwise this thread would take
+        turns with every worker. There is no pause while somebody waits for outcomes.
 
-        :raises BackendUnavailableError: the store is away; all outcomes are kept.
+        :raises BackendUnavailableError: the store is unavailable; all outcomes are kept.
         """
         self._asleep = False
         if self._waiting:
@@ -118,20 +118,20 @@ class Recorder:
             if not self._awaited:
                 return PAUSE
         self._asleep = True
-        if not self._waiting:  # an outcome that came between the two lines would sleep for ever
+        if not self._waiting:  # else an outcome that came between the two lines would wait for ever
             return None
         self._asleep = False
         return 0.0
 
     def write_group(self, now: float) -> list[Outcome]:
-        """Write one group; atomic as :meth:`Backend.record` is. One thread at a time.
+        """Write one group, as atomically as :meth:`Backend.record`. One thread at a time.
 
-        :returns: the outcomes that were ours to write, in order.
+        :returns: the written outcomes whose claims were still ours, in order.
         """
         group = [self._waiting[i] for i in range(min(len(self._waiting), GROUP_LIMIT))]
         tried_before = [ended.tried for ended in group]
         for ended in group:
-            ended.tried = True  # before it is: the next line may be cut off at any instant
+            ended.tried = True  # set before the write, which an async exception may interrupt
         written = self._backend.record([ended.outcome for ended in group], now=now)
         ours_by_now = [
             self._is_stored(ended.outcome) if tried and not (ours or ended.written) else ours
@@ -140,7 +140,7 @@ class Recorder:
         recorded: list[Outcome] = []
         for ended, ours in zip(group, ours_by_now, strict=True):
             if ended.written:
-                continue  # the same one again
+                continue  # the same one came twice
             ended.written = True
             kept = False
             if ours:
@@ -154,8 +154,8 @@ class Recorder:
                     self._bytes -= ended.weight
             if ended.facts is not None and not kept:
                 ended.let_go()
-        # Only now do they leave the queue: a failed write keeps them, in order, and whoever asks
-        # whether all is done finds what is to be told in the next one.
+        # They leave the queue only now. So a failed write keeps them in order, and a thread that asks
+        # whether all is done finds each pending signal: it is in the sender's queue already.
         for _ in group:
             self._waiting.popleft()
         self._awaited = self._on_recorded(recorded)
@@ -164,21 +164,21 @@ class Recorder:
         return recorded
 
     def _is_stored(self, outcome: Outcome) -> bool | None:
-        """Whether the store has this very outcome, by an earlier try that was cut off or answered with
-        an error. ``None``: nobody knows any more, as somebody else has the job, or it is gone."""
+        """Whether an earlier try, which was interrupted or failed, has stored this very outcome.
+        ``None``: unknown, because the job was claimed again or is gone."""
         record = self._backend.get(outcome.claim.id) if isinstance(self._backend, Inspectable) else None
         if record is None or record.claim_no != outcome.claim.claim_no:
             return None
         if outcome.verb is Verb.INTERRUPT:
             return record.interrupted
         if outcome.verb is Verb.FAIL and record.error != outcome.error:
-            return False  # it failed as a crash
+            return False  # it failed because it crashed its worker
         if record.stored is StoredState.WAITING and outcome.run_at not in (None, record.run_at):
             return False  # it was rescued
         stored = TRANSITIONS[StoredState.RUNNING, outcome.verb]
         return record.stored is stored or (
             record.stored is StoredState.CANCELLED
-            and stored is StoredState.WAITING  # as was asked meanwhile
+            and stored is StoredState.WAITING  # a cancel was requested meanwhile
         )
 
     def await_empty(self, timeout: float) -> bool:

@@ -30,11 +30,11 @@ class Reservations:
         self._longest = longest
         self._under_way: set[ClaimFor] = set()
         self.end: Callable[[ClaimFor], None] = self._under_way.discard
-        """A reservation's places are used or given back by now."""
+        """End a reservation: its places are used or given back."""
         self._count_at = float("-inf")  # monotonic
 
     def begin(self, owner: str, lease: float, jobs: int) -> ClaimFor | None:
-        """Reserve places for up to so many jobs; ``None`` if none is free."""
+        """Reserve places for at most this many jobs; ``None`` if none is free."""
         places = self._pool.reserve(jobs)
         if not places:
             return None
@@ -43,8 +43,8 @@ class Reservations:
         return reserved
 
     def count(self) -> None:
-        """Once a second, compare the number of used places with what uses them, and free the lost
-        ones."""
+        """Once a second, compare the number of used places with their known users, and free the lost
+        places."""
         moment = self._clock.monotonic()
         if moment < self._count_at:
             return

@@ -1,10 +1,10 @@
-"""What a worker thread does with a claim: begin it, run it, hand on how it ended, free its place.
-Knows the executor and the recorder; nothing is lost here when an exception strikes from outside.
+"""What a worker thread does with a claim: begin it, run it, pass on its end, free its place.
+Knows the executor and the recorder. An async exception loses nothing here.
 
-Libraries that limit the time of a call throw an exception into the thread, and may come late: anywhere
-in these lines. CPython delivers it after a call or at the end of a loop, never in between. So every step
-leaves behind how far it came, in the claim itself; what must happen together stands together, without
-a call in between; and what was cut off in the middle is settled by whoever replaces the thread.
+Libraries that limit the time of a call raise an async exception in the thread. It may come late, at any
+of these lines. CPython delivers it after a call or at the end of a loop, never in between. So each step
+records its progress in the claim itself. Steps that must happen together have no call between them. The
+code that replaces a dead thread settles what the exception interrupted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .recorder import Recorder
 _log = logging.getLogger(__name__)
 
 RECENT = 1000
-"""Jobs of which the lateness is kept."""
+"""The number of recent jobs whose lateness is kept."""
 
 
 class Workers:
@@ -57,37 +57,37 @@ class Workers:
         )
         self.pool.on_start = self._settle_predecessor
         self.on_end: Callable[[], None] | None = None
-        """Called by a worker after each job, once set."""
+        """If set, each worker calls it after each job."""
 
     def _work(self, held: HeldClaim) -> None:
         claims, claim = self._claims, held.claim
-        # Also before the mark: else a process that stood still marks all that it had claimed, one by one
-        # as it refuses them, and by these marks a kill would charge them.
+        # Checked also before the mark. Otherwise a process that was suspended would mark each of its old
+        # claims before it refuses it. If the process were killed then, the marks would charge the jobs.
         if not claims.may_begin(held, self._clock.monotonic() - self._freshness):
-            return  # its place is freed by whoever withdraws it
+            return  # the code that withdraws the claim frees its place
         ident = threading.get_ident()
         run = self._executor.start(claim)
-        # Read after the mark of `start`: whoever took the job back because it was not marked did so
-        # before, when the claim was too old to begin. So may be an older one that was taken for an
-        # orphan at a renewal.
+        # Read after the mark of `start`. If a rescue took the job back because it was not marked, it did
+        # so before the mark, and the claim was too old to begin by then. The same is true if a renewal
+        # took an old claim for an orphan.
         began = self._clock.monotonic()
         if not claims.begin(held, run, ident, began - self._freshness):
             self._executor.not_started(claim)
             return  # as above
         try:
-            if claim.claim_no == 1:  # a later claim is late for reasons of the job's own
+            if claim.claim_no == 1:  # a later claim is late because of the job itself
                 self._late.append(run.started_at - claim.run_at)
             held.begun = True
             held.ended = self._executor.execute(run, held.values)
             self._recorder.add(held.ended)
-        except BaseException as error:  # from outside: the executor does not raise
+        except BaseException as error:  # an async exception: the executor does not raise
             _log.error(
                 "job %s (%s): %s was thrown into its thread", claim.id, claim.task, type(error).__name__
             )
             self._recorder.add(self._end_of(held, error))
         seconds = self._clock.monotonic() - began
         free = self.pool.free
-        if ident in claims.working:  # else it was taken for dead, and its place is free
+        if ident in claims.working:  # else this thread counts as dead, and its place is free
             del claims.working[ident]
             free(None)
         self.pool.account(seconds)
@@ -95,7 +95,7 @@ class Workers:
             self.on_end()
 
     def _end_of(self, held: HeldClaim, error: BaseException | None) -> Ended:
-        """How a run that was cut off has ended."""
+        """The end of an interrupted run."""
         if held.ended is None and held.begun and held.run is not None:
             held.ended = self._executor.struck(held.run, error)
         elif held.ended is None:
@@ -103,22 +103,22 @@ class Workers:
         return held.ended
 
     def replace_dead(self) -> int:
-        """Settle what dead threads have left and start new ones; returns how many. One at a time."""
+        """Settle the claims of dead threads and start new threads; returns how many. One at a time."""
         self.settle_dead()
         return self.pool.replace_dead()
 
     def settle_dead(self) -> None:
-        """End the runs of threads that are no more, and free their places."""
+        """End the runs of dead threads, and free their places."""
         working = self._claims.working.copy()
-        # In this order: a thread that begins to work between the two lines is none of these. One that
-        # ends there has left nothing, and its ident may be another's by now.
+        # The order matters. A thread that begins to work between the two lines is not in `working`. A
+        # thread that ends there has left no claim, and another thread may have its ident by now.
         living = {thread.ident for thread in self.pool.living()}
         for ident, held in working.items():
             if ident not in living and self._claims.working.get(ident) is held:
                 self._settle(ident, held)
 
     def _settle_predecessor(self) -> None:
-        """A new thread may be given the ident of a dead one, which looks alive by that from now on."""
+        """Settle the claim of a dead thread that had this new thread's ident: it will look alive now."""
         ident = threading.get_ident()
         left = self._claims.working.get(ident)
         if left is not None:
@@ -126,7 +126,7 @@ class Workers:
 
     def _settle(self, ident: int, held: HeldClaim) -> None:
         if self._claims.has_not_begun(held):
-            # Its place is freed by whoever withdraws it.
+            # The code that withdraws the claim frees its place.
             self._claims.working.pop(ident, None)
             return
         self._recorder.add(self._end_of(held, None))
@@ -134,12 +134,12 @@ class Workers:
             self.pool.free(None)
 
     def lateness(self) -> tuple[float, float]:
-        """By how much recent jobs began late, in seconds: the 50th and the 99th percentile."""
+        """How late recent jobs began, in seconds: the 50th and the 99th percentile."""
         return percentiles(self._late.copy())
 
 
 def percentiles(values: Iterable[float]) -> tuple[float, float]:
-    """The 50th and the 99th; zeros without any."""
+    """The 50th and the 99th percentile; zeros if there are no values."""
     ordered = sorted(values)
     if not ordered:
         return 0.0, 0.0
