@@ -1,5 +1,5 @@
-"""Remind me: a small service that shows Flask-DelayQ at work. Puts the parts together, as any Flask app
-does; knows no route and no task by name."""
+"""Remind me: a small service that uses Flask-DelayQ. This module is the application factory.
+Knows no route and no task by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def create_app(config: Mapping[str, Any] | None = None, instance_path: str | Non
     Settings come from these defaults, then from ``FLASK_*`` variables (``FLASK_DELAYQ_WORKERS=8``),
     then from ``config``.
 
-    :param instance_path: the folder of both data files; or the variable ``REMIND_INSTANCE``.
+    :param instance_path: the folder of both data files; default: the variable ``REMIND_INSTANCE``.
     """
     app = Flask(__name__, instance_path=instance_path or os.environ.get("REMIND_INSTANCE"))
     app.config.from_mapping(

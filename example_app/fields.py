@@ -1,4 +1,4 @@
-"""Reads what was sent, as a form or as JSON, and refuses with a 400 what does not fit.
+"""Reads the fields of a request, a form or JSON, and answers 400 if a field is invalid.
 Knows no route, no task and no store."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ LONGEST_TEXT = 1000
 
 
 def fields() -> Mapping[str, Any]:
-    """What was sent with this request, by name."""
+    """The fields of this request, by name."""
     given = request.get_json() if request.is_json else request.form
     if not isinstance(given, Mapping):
         abort(400, "send a JSON object")
@@ -27,7 +27,7 @@ def text(given: Mapping[str, Any], name: str) -> str:
         abort(400, f"{name} must be a text of 1 to {LONGEST_TEXT} characters")
     try:
         value.encode()
-    except UnicodeEncodeError:  # JSON can say half a character: "\ud800"
+    except UnicodeEncodeError:  # JSON can contain a lone surrogate: "\ud800"
         abort(400, f"{name} is no Unicode text")
     return value
 

@@ -1,5 +1,5 @@
-"""What the app itself remembers (deliveries, digests, orders, its inbox) in one SQLite file.
-Knows no job; every method is one transaction, safe from any thread and any process."""
+"""The app's own data (deliveries, digests, orders, its inbox) in one SQLite file.
+Knows no job; every method is one transaction, safe in any thread and any process."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ COMMIT;
 """
 
 BUSY = 10.0
-"""Seconds for which a transaction waits for that of another thread or process."""
+"""Seconds for which a transaction waits for one of another thread or process."""
 
 
 class Store:
     """The app's own data.
 
-    Each call has a connection of its own: it costs a tenth of a millisecond, and nothing is shared
-    between threads or inherited by a fork. The journal is SQLite's default one, which needs no care.
+    Each call opens its own connection. That costs 0.1 ms, and threads and forks share nothing. The
+    journal is SQLite's default one, which needs no maintenance.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +47,7 @@ class Store:
     # --- deliveries and digests ------------------------------------------------------------------
 
     def add_delivery(self, job_id: str, message: str) -> None:
-        """Note that a reminder was sent; noting it again changes nothing."""
+        """Note that a reminder was sent. Idempotent."""
         with self._transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO deliveries (job_id, message, at) VALUES (?, ?, ?)",
@@ -55,7 +55,7 @@ class Store:
             )
 
     def add_digest(self) -> int:
-        """Sum up the deliveries that are in no digest yet; returns how many there were."""
+        """Write a digest of the deliveries that are in none yet; returns how many there were."""
         with self._transaction() as db:
             messages = [
                 row["message"]
@@ -78,7 +78,7 @@ class Store:
     # --- the inbox -------------------------------------------------------------------------------
 
     def receive(self, job_id: str, message: str) -> bool:
-        """Take a message in; False if it was here already, as a receiver of webhooks should ask."""
+        """Store a message; False if it is stored already: a receiver of webhooks must be idempotent."""
         with self._transaction() as db:
             added = db.execute(
                 "INSERT OR IGNORE INTO inbox (job_id, message, at) VALUES (?, ?, ?)",
@@ -93,7 +93,7 @@ class Store:
     # --- orders ----------------------------------------------------------------------------------
 
     def add_order(self, item: str) -> int:
-        """Note an order as ``new``: it has a number, but nobody can pay it yet."""
+        """Add an order as ``new``: it has a number, but nobody can pay it yet."""
         with self._transaction() as db:
             added = db.execute(
                 "INSERT INTO orders (item, at, state) VALUES (?, ?, 'new')", (item, time.time())
@@ -101,9 +101,9 @@ class Store:
             return cast(int, added.lastrowid)
 
     def move_order(self, order: int, states: tuple[str, ...], to: str) -> bool:
-        """Move an order to another state, if it is in one of these; whether it was.
+        """Move an order to another state, if it is in one of these; returns whether it was.
 
-        This decides who comes first, payment or expiry: in one statement, for all processes.
+        This compare-and-set decides whether payment or expiry wins: one statement, for all processes.
         """
         marks = ", ".join("?" * len(states))
         with self._transaction() as db:
@@ -140,8 +140,8 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._connection() as db:
-            # Locked from the start: two transactions that both read before they write would otherwise
-            # wait for each other.
+            # The write lock is taken at the start. Otherwise two transactions that both read before they
+            # write would deadlock.
             db.execute("BEGIN IMMEDIATE")
             with db:  # commits, or rolls back
                 yield db

@@ -1,4 +1,4 @@
-"""What runs in the background: the extension object and the app's four tasks.
+"""The background work: the extension object and the app's four tasks.
 Knows no request; what a task needs comes as an argument or from the current app."""
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PATIENT = RetryPolicy(
 def send_reminder(message: str, url: str) -> int:
     """Deliver a reminder; returns the HTTP status."""
     try:
-        # Asked again at the moment of the call: the list may have become shorter meanwhile.
+        # Checked again right before the call: a host may have been removed from the list.
         parts = webhook.check(url, allowed_hosts())
         status = webhook.post(parts, {"id": current_job.id, "message": message}, key=current_job.id)
     except (ValueError, webhook.WebhookRefused) as error:
         raise Cancel(str(error)) from error
-    # A crash between the two lines repeats the delivery: hence the key that goes along.
+    # A crash between the two lines repeats the delivery. The idempotency key lets the receiver notice.
     current_store().add_delivery(current_job.id, message)
     return status
 

@@ -54,7 +54,7 @@ def add_reminder() -> ResponseReturnValue:
 
 @pages.post("/publish")
 def publish() -> ResponseReturnValue:
-    """``{"msg", "seconds"}``: the same by a shorter name; goes to the app's own inbox."""
+    """``{"msg", "seconds"}``: a shorter form of the same; it goes to the app's own inbox."""
     given = fields()
     own_inbox = url_for(".receive", _external=True)
     return remind({"webhook": own_inbox, **given, "message": given.get("msg")})
@@ -67,7 +67,7 @@ def remind(given: Mapping[str, Any]) -> ResponseReturnValue:
     key = request.headers.get("Idempotency-Key") or given.get("key")
     try:
         webhook.check(url, allowed_hosts())
-        # With a prefix, so that no stranger's key is in the way of another task's id.
+        # The prefix prevents a collision of a client's key with the id of another task's job.
         call = send_reminder.options(id=f"remind-{key}") if key else send_reminder
         job = call.enqueue_in(seconds, message, url)
     except JobConflictError:
@@ -91,7 +91,7 @@ def cancel_reminder(job_id: str) -> ResponseReturnValue:
 
 @pages.post("/inbox")
 def receive() -> ResponseReturnValue:
-    """A webhook of the app itself, so that the demo needs nobody else."""
+    """A webhook of the app itself, so that the demo needs no other service."""
     given = fields()
     current_store().receive(text(given, "id"), text(given, "message"))
     return "", 204
@@ -118,8 +118,8 @@ def add_order() -> ResponseReturnValue:
     seconds = number(usual | dict(given), "seconds", 0, LONGEST_DELAY)
     store = current_store()
     order = store.add_order(text(given, "item"))
-    # In this order: a crash in between leaves an order that nobody can pay, never one that stays
-    # unpaid for ever.
+    # The order matters: a crash between the steps leaves an order that nobody can pay, never an unpaid
+    # order that does not expire.
     expire_order.options(id=expiry_id(order)).enqueue_in(seconds, order)
     store.move_order(order, ("new",), "unpaid")
     return answer(describe_order(order), url_for(".orders"), 201)
@@ -153,7 +153,7 @@ def reports() -> ResponseReturnValue:
 
 @pages.post("/reports")
 def add_report() -> ResponseReturnValue:
-    """``{"rows"}``: how long it is to be."""
+    """``{"rows"}``: the number of rows in the report."""
     job = build_report.enqueue(int(number(fields(), "rows", 1, MOST_ROWS)))
     return answer(describe_report(job), url_for(".show_report", job_id=job.id), 202)
 
@@ -228,7 +228,7 @@ def duration(seconds: float) -> str:
 
 @pages.before_request
 def refuse_other_sites() -> None:
-    """Another web site must not press buttons here with a visitor's browser."""
+    """CSRF protection: another web site must not submit forms here with a visitor's browser."""
     if request.method == "POST" and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
         abort(403, "only the pages of this site may do that")
 
@@ -248,7 +248,7 @@ def ask_to_come_again(error: BackendError) -> ResponseReturnValue:
 
 
 def wants_json() -> bool:
-    """Whether a program asks: only a browser says that it prefers HTML."""
+    """Whether the client is a program: only browsers prefer HTML."""
     return request.accept_mimetypes.best_match(["application/json", "text/html"]) != "text/html"
 
 
@@ -258,12 +258,12 @@ def answer(what: Mapping[str, Any], page: str, status: int = 200) -> ResponseRet
 
 def latest(task: Task[..., Any], limit: int = 50) -> list[Job[Any]]:
     """The latest jobs of a task."""
-    # The list leaves arguments, results and errors out: hence a look at each.
+    # The list omits arguments, results and errors, so each job is read again.
     return [job.refresh() for job in delayq.jobs(task=task.name, limit=limit)]
 
 
 def find(job_id: str, task: Task[..., Any]) -> Job[Any]:
-    """The job of this id, if it is one of this task: the others are not for strangers."""
+    """The job of this id, if it is a job of this task: other jobs are not public."""
     try:
         job = delayq.get(job_id)
     except JobNotFoundError:

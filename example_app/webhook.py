@@ -1,5 +1,5 @@
-"""Sends JSON to a URL that a stranger named, and decides which URLs are allowed.
-Knows no job and no app; how often to try is the caller's business."""
+"""Sends JSON to a URL from an untrusted client, and decides which URLs are allowed.
+Knows no job and no app; the caller decides how often to try."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ TIMEOUT = 5.0
 
 
 class WebhookDown(Exception):  # noqa: N818 (it says what happened)
-    """The other side answered with a server error (5xx): worth another try."""
+    """The receiver answered with a server error (5xx): a retry may succeed."""
 
 
 class WebhookRefused(Exception):  # noqa: N818
-    """The other side does not want this message (any other answer but 2xx)."""
+    """The receiver rejects this message (any other status than 2xx)."""
 
 
 def check(url: str, allowed_hosts: Collection[str]) -> SplitResult:
     """The parts of a URL that may be called.
 
-    A server that calls any URL it is given is a door into its own network (server-side request
-    forgery). So only named hosts are called, and redirects are not followed.
+    A server that calls any URL gives strangers access to its own network (server-side request forgery).
+    So only listed hosts are called, and redirects are not followed.
 
-    :raises ValueError: it may not; the message is fit for a stranger.
+    :raises ValueError: the URL is not allowed; the message may be shown to the client.
     """
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError("the webhook may have only plain ASCII characters and no spaces")
@@ -42,11 +42,11 @@ def check(url: str, allowed_hosts: Collection[str]) -> SplitResult:
 def post(parts: SplitResult, body: Mapping[str, object], key: str) -> int:
     """POST a JSON object; returns the status.
 
-    :param key: goes along as ``Idempotency-Key``, so that the receiver can tell a repetition.
+    :param key: sent as ``Idempotency-Key``, so that the receiver can recognise a repetition.
     :raises WebhookDown: for a 5xx.
     :raises WebhookRefused: for anything else that is not a 2xx.
-    :raises OSError: no connection, or none in time.
-    :raises http.client.HTTPException: the answer is no HTTP.
+    :raises OSError: no connection, or a timeout.
+    :raises http.client.HTTPException: the answer is not valid HTTP.
     """
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT)

@@ -52,7 +52,7 @@ class Runner(Protocol):
         """If the job runs in this process, make its ``cancel_requested`` True at once."""
 
     def ring(self) -> None:
-        """Query the store now: a job may be due of which the runtime was not told."""
+        """Query the store now: a job may be due that the runtime does not know."""
 
 
 class Client:
@@ -164,7 +164,7 @@ class Client:
         )
 
     def _store_one(self, new: NewJob, arrived: Struct, now: float) -> Job[Any]:
-        """What :meth:`_store` does, for one job, which is the case that has to be quick."""
+        """Like :meth:`_store`, for one job: this case must be fast."""
         runner = self.runner
         reserved = runner.reserve(1) if runner is not None and new.run_at <= now else None
         claim = None
@@ -193,7 +193,7 @@ class Client:
         return Job(new.id, self, None, new, True) if answer.created else self._known(new)
 
     def _store(self, jobs: list[NewJob], arrived: list[Struct], now: float) -> list[Job[Any]]:
-        """Store jobs and run at once what there are places for; all of one due moment."""
+        """Store jobs of one due moment, and run at once as many as there are places for."""
         runner = self.runner
         due = jobs[0].run_at <= now
         reserved = runner.reserve(len(jobs)) if runner is not None and due else None
@@ -255,7 +255,7 @@ class Client:
         return None if record is None else Job(record.id, self, record)
 
     def select(self, query: JobQuery) -> list[Job[Any]]:
-        """The jobs that a query names."""
+        """The jobs that match a query."""
         records = self.inspect.list(query, now=self.clock.now())
         return [Job(record.id, self, record, _partial=True) for record in records]
 
@@ -269,12 +269,12 @@ class Client:
         return self.clock.monotonic()
 
     def cancel(self, job_id: str, reason: str = "") -> StoredState | None:
-        """Cancel a job; the state afterwards, ``None`` if there is none."""
+        """Cancel a job; returns its state afterwards, ``None`` if there is no such job."""
         before, now = self.record_of(job_id), self.clock.now()
         stored = self.inspect.cancel(job_id, now=now, reason=reason)
         if stored is StoredState.CANCELLED and before and not before.stored.is_final:
             after = self.record_of(job_id)
-            # Else it ran between the two lines, or somebody else was quicker, who tells of it.
+            # Else the job ran meanwhile, or another caller cancelled it and sends the signal.
             if after is not None and after.finished_at == now:
                 emit(job_cancelled, self.sender, job=before, reason=reason)
                 self.announce_end([job_id])
@@ -283,7 +283,7 @@ class Client:
         return stored
 
     def revive(self, job_id: str) -> StoredState | None:
-        """Let a failed or cancelled job run again; its state before, ``None`` if there is none."""
+        """Let a failed or cancelled job run again; returns its state before, ``None`` if no such job."""
         now = self.clock.now()
         before = self.inspect.revive(job_id, run_at=now)
         if before in (StoredState.FAILED, StoredState.CANCELLED):
@@ -294,7 +294,7 @@ class Client:
         return before
 
     def pause(self, queue: str) -> None:
-        """Begin no more jobs of a queue, in any process; running ones go on."""
+        """Begin no more jobs of a queue, in any process; running jobs continue."""
         self.inspect.pause(check_name("queue", queue))
 
     def resume(self, queue: str) -> None:
@@ -308,7 +308,7 @@ class Client:
         return found.decode_result(data) if found else decode_with(None, data)
 
     def arguments_of(self, record: JobRecord) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a stored job; by name where they do not fit the function any more."""
+        """The arguments of a stored job; by name if they no longer fit the function."""
         found = self.registry.find(record.task)
         if found is not None:
             try:
@@ -319,7 +319,7 @@ class Client:
         return ((), values) if isinstance(values, dict) else ((values,), {})
 
     def forget_threads(self) -> None:
-        """After a fork, in the child: neither the runner nor those who waited are here."""
+        """After a fork, in the child: the runner and the waiting threads do not exist here."""
         self.runner = None
         self._waiting = {}
         self._waiting_lock = threading.RLock()
@@ -327,15 +327,15 @@ class Client:
     # --- waiting -------------------------------------------------------------------------------
 
     def why_idle(self) -> str:
-        """Why nobody may run what is waited for, with what to do; empty where jobs run here."""
+        """Why perhaps no process runs the awaited job, and what to do; empty if jobs run here."""
         return "" if self.runner is not None else self.idle_hint()
 
     def announce_end(self, job_ids: Iterable[str]) -> bool:
-        """Wake whoever waits for these jobs in this process; whether anybody does."""
+        """Wake the threads of this process that wait for these jobs; returns whether there are any."""
         found = False
         if self._waiting:
             for job_id in job_ids:
-                for bell in tuple(self._waiting.get(job_id, ())):  # the list changes meanwhile
+                for bell in tuple(self._waiting.get(job_id, ())):  # a copy: the list may change
                     bell.ring()
                     found = True
         return found
@@ -343,12 +343,12 @@ class Client:
     def await_change(self, job_id: str, look: Callable[[], bool], timeout: float | None) -> bool:
         """Repeat ``look`` until it is true, at most ``timeout`` seconds.
 
-        Ends in this process wake it; those in other processes are found by looking, at first every few
-        milliseconds, later twice a second.
+        The end of the job in this process wakes it. An end in another process is found by polling: at
+        first every few milliseconds, later twice a second.
         """
         if timeout is None and (hint := self.why_idle()) and not look():
             _log.warning("waiting without a limit, but %s", hint)
-        bell = Bell()  # a signal handler in the middle of the wait may end the job
+        bell = Bell()  # not an Event: a signal handler may end the job during the wait
         with self._waiting_lock:
             self._waiting.setdefault(job_id, []).append(bell)
         deadline = None if timeout is None else machine_time() + to_seconds(timeout, what="timeout")

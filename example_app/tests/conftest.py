@@ -18,7 +18,7 @@ from servers import reserved_port
 
 @pytest.fixture(autouse=True, scope="session")
 def pace_of_the_machine(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
-    """Seconds are those of a quiet machine, in `wait_until` and wherever `quiet_seconds` is asked."""
+    """`wait_until` and `quiet_seconds` count seconds as a quiet machine would."""
     with measured(tmp_path_factory.mktemp("pace")):
         yield
 
@@ -40,7 +40,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port for a receiver that is not there all the time."""
+    """A port for a receiver that does not run all the time."""
     with reserved_port() as port:
         yield port
 

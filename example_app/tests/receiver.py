@@ -1,4 +1,4 @@
-"""A webhook receiver for tests: notes what arrives and when, and answers what it is told to.
+"""A webhook receiver for tests: records each request with its time, and answers with a given status.
 
 It must not know the app that sends."""
 
@@ -22,9 +22,9 @@ class Delivery(NamedTuple):
 
 
 class Receiver:
-    """What arrived so far.
+    """The requests that arrived so far.
 
-    :ivar status: the answer to the next ones.
+    :ivar status: the status of the next answers.
     """
 
     def __init__(self, url: str) -> None:
@@ -39,7 +39,7 @@ class Receiver:
 
 @contextmanager
 def receiving(port: int = 0) -> Iterator[Receiver]:
-    """Receive on 127.0.0.1 for the length of a block; at a free port unless one is given."""
+    """Receive on 127.0.0.1 during a block; on a free port unless one is given."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -50,7 +50,7 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         request_queue_size = 128

@@ -1,6 +1,6 @@
 """The example app as a process of its own, as a person starts it: ``flask --app example_app run``.
 
-It must not know what is asked of it."""
+It must not know which requests the tests send."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Service:
         self.program = program
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        """One request; its status and the JSON that came back."""
+        """Send one request; returns the status and the JSON of the answer."""
         connection = HTTPConnection("127.0.0.1", self.program.port, timeout=10)
         try:
             data = None if body is None else json.dumps(body)
@@ -36,13 +36,13 @@ class Service:
             connection.close()
 
     def look(self, path: str) -> dict[str, Any]:
-        """What the service says of one thing."""
+        """The JSON that the service returns for a path."""
         status, answer = self.ask("GET", path)
         assert status == 200, answer
         return dict(answer)
 
     def remind(self, message: str, seconds: float, webhook: str) -> dict[str, Any]:
-        """Add a reminder; returns what the service says of it."""
+        """Add a reminder; returns the JSON that describes it."""
         body = {"message": message, "seconds": seconds, "webhook": webhook}
         status, reminder = self.ask("POST", "/reminders", body)
         assert status == 202, reminder
@@ -51,7 +51,7 @@ class Service:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Service]:
-    """Serve on a free port for the length of a block, with the data in ``folder``; killed at its end."""
+    """Serve on a free port during a block, with the data in ``folder``; killed at the block's end."""
     command = [sys.executable, "-m", "flask", "--app", "example_app", "run", "--port", "{port}"]
     with server(command, folder=folder, env={"REMIND_INSTANCE": str(folder)}) as program:
         yield Service(program)

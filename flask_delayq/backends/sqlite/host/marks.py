@@ -1,25 +1,24 @@
-"""Begun marks: which of its claims a process had begun, for those who take them back when it is dead.
-Must not know SQL, nor how death is told; a mark is a store into memory, without a system call.
+"""Begun marks: which claims a process had begun. A rescue reads them when the process is dead.
+Must not know SQL, nor how a death is detected; a mark is a write to memory, without a system call.
 
-Each owner has a small file ``<owner>.begun`` beside its lock file, mapped into memory and shared. What a
-process stored there outlives it, however it is killed: the pages are the system's. An entry names a job
-and the ``claim_no``, so one that is left over from an earlier run means nothing. At each instant of a
-kill:
+Each owner has a small file ``<owner>.begun`` beside its lock file, mapped into memory and shared. The
+pages belong to the kernel, so the marks survive any kill of the process. An entry names a job and the
+``claim_no``, so an entry that is left over from an earlier run means nothing. A kill may come:
 
 - before the entry is complete: the task has not been called. Half an entry matches no claim.
-- from then until the outcome is stored: the entry stands, since its place is given to another claim only
-  after that. So it does not matter how long a job runs, nor how long the store is away. A run that is
-  refused right after its mark is no run: its entry is erased.
-- after that: the job does not run in this claim any more, and nobody asks.
+- from then until the outcome is stored: the entry stays, because its place is reused only after that. It
+  does not matter how long the job runs, or how long the store is unavailable. If a run is refused right
+  after its mark, its entry is erased.
+- after that: the job no longer runs in this claim, and nobody reads the entry.
 
-Whatever makes marks unreliable makes them count for nothing, and everything claimed counts as begun:
-no file (none could be made, or it was removed and is not made again yet), a dead owner's file of another
-boot (pages may be missing after a power cut), an owner that began a run before it had a file, more runs
-at once than there are places.
+Unreliable marks are ignored: then every claim counts as begun. Marks are unreliable if there is no file
+(it could not be made, or it was removed and is not made again yet), if a dead owner's file is of another
+boot (pages may be missing after a power cut), if an owner began a run before it had a file, or if there
+were more runs at once than places.
 
-The room of the file is reserved when it is made, so that storing into it cannot fail for want of space
-(SIGBUS). Where a file system writes changes elsewhere (btrfs, ZFS) the same is true as of SQLite's
-``-shm``, which every process on a store has mapped.
+The disk space of the file is allocated when the file is made, so a full disk cannot make a write to it
+fail (SIGBUS). On a copy-on-write file system (btrfs, ZFS) the risk is that of SQLite's ``-shm``, which
+every process on a store has mapped.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ from .boots import UNKNOWN_BOOT
 _log = logging.getLogger(__name__)
 
 PLACES = 16_384
-"""Runs that one owner may have begun and not recorded. More than the runtime lets there be: what waits
-for the recorder and all places of the workers, twice."""
+"""The most begun but unrecorded runs of one owner. The runtime allows fewer: the recorder's backlog
+and twice all places of the workers."""
 
 _ENTRY = Struct("<28sI")
 _HEADER = Struct("<16s48s")
@@ -65,7 +64,7 @@ def _entry_of(job_id: str, claim_no: int) -> bytes:
 
 
 class Marks:
-    """The marks of one store: those of this process's owners, and those that others left.
+    """The marks of one store: those of this process's owners, and those of other processes.
 
     :param folder: where the files are.
     :param store: the path of the store.
@@ -87,15 +86,15 @@ class Marks:
         self._lives = lives
         self._no_boot = boot.startswith(UNKNOWN_BOOT)
         self._tables: dict[str, _Table | None] = {}
-        """By owner; ``None``: it has no marks, for good."""
-        self._making = threading.RLock()  # no fork comes while a file is open that is not in a table yet
+        """By owner; ``None``: it will never have marks."""
+        self._making = threading.RLock()  # a fork waits for it: a file may be open, but in no table
         forking.watch(self)
 
     # --- of this process -----------------------------------------------------------------------------
 
     def open(self, owner: str) -> None:
-        """Let an owner have marks, unless it has begun a run before: that one would be missing. If its
-        file was removed, it gets another one."""
+        """Make the file of an owner, unless it has begun a run already: that run would be missing.
+        If the file was removed, make it again."""
         if owner in self._tables:
             self._restore(owner)
             return
@@ -115,11 +114,12 @@ class Marks:
             )
 
     def _restore(self, owner: str) -> None:
-        """Make the file anew, if others took the owner for dead and removed it, or put a copy there.
+        """Make the file again, if others took the owner for dead and removed it, or put a copy there.
 
-        Runs begin meanwhile. Each is in the file before it gets its name: it was marked in the old table
-        before that is read here, or :meth:`mark` sees the new one and marks it there as well. One that
-        is refused is erased from the old table first, which is asked again after each copy.
+        Runs begin meanwhile. Each run is in the new file before the file gets its name: either it was
+        marked in the old table before that is read here, or :meth:`mark` sees the new table and marks
+        the run there too. A refused run is erased from the old table first, and each copied entry is
+        checked against the old table again.
         """
         old = self._tables.get(owner)
         if old is None or old.overfull or old.is_at(path := self._path(owner)):
@@ -139,19 +139,19 @@ class Marks:
                 new.erase(run)
         new.before = None
         if old.overfull:
-            self._tables[owner] = old  # what it could not mark is missing
+            self._tables[owner] = old  # the runs that it could not mark are missing
         try:
             if not old.overfull and not new.overfull:
                 os.rename(unnamed, path)
                 _log.warning("%s was removed or replaced while in use; it was made again", path)
         except OSError:
-            pass  # the table is whole: the next announcement finds no file and makes one of it
+            pass  # the table is complete: the next announcement finds no file and copies it to one
         finally:
             with suppress(OSError):
                 os.unlink(unnamed)
 
     def mark(self, claim: Claim) -> None:
-        """The run of a claim begins. Never raises."""
+        """Mark the run of a claim as begun. Never raises."""
         try:
             table = self._tables[claim.owner]
         except KeyError:
@@ -165,7 +165,7 @@ class Marks:
                 return
 
     def unmark(self, claim: Claim) -> None:
-        """The run of a claim has not begun after all. Never raises."""
+        """Erase the mark of a run that has not begun after all. Never raises."""
         run = (claim.id, claim.claim_no)
         table = self._tables.get(claim.owner)
         while table is not None:
@@ -177,12 +177,12 @@ class Marks:
                 return
 
     def forget(self, outcomes: Iterable[Outcome]) -> None:
-        """These were recorded, or are not ours any more: their places are free for other claims."""
+        """Free the places of these outcomes: they were recorded, or their claims are no longer ours."""
         tables = self._tables
         for outcome in outcomes:
             claim = outcome.claim
             table = tables.get(claim.owner)
-            if table is not None and outcome.verb is not Verb.INTERRUPT:  # such a run goes on
+            if table is not None and outcome.verb is not Verb.INTERRUPT:  # such a run continues
                 if table.before is not None:
                     table.before.forget((claim.id, claim.claim_no))  # before it is copied
                 table.forget((claim.id, claim.claim_no))
@@ -199,8 +199,8 @@ class Marks:
             os.unlink(self._path(owner))
 
     def reader(self) -> Callable[[str, str, int], bool]:
-        """Tells whether an owner may have begun a claim (owner, job id, ``claim_no``). It reads each
-        file once."""
+        """Returns a function of (owner, job id, ``claim_no``): whether the owner may have begun the
+        claim. It reads each file once."""
         known: dict[str, frozenset[bytes] | None] = {}
 
         def may_have_begun(owner: str, job_id: str, claim_no: int) -> bool:
@@ -224,7 +224,7 @@ class Marks:
         if len(content) != _SIZE or not content.startswith(_MAGIC):
             return None
         known = not self._no_boot and content.startswith(self._header())
-        if not known and not self._lives(owner):  # who lives is of this boot, whatever id it read
+        if not known and not self._lives(owner):  # a living owner is of this boot, whatever id it read
             return None
         used = len(content.rstrip(b"\0"))
         size = _ENTRY.size
@@ -239,7 +239,7 @@ class Marks:
     # --- forks -----------------------------------------------------------------------------------------
 
     def before_fork(self, timeout: float) -> None:
-        """Wait for a file that is being made; what is mapped may be inherited."""
+        """Wait until no file is being made; a child may inherit mapped files."""
         self._making.acquire(timeout=timeout)
 
     def after_fork_in_parent(self) -> None:
@@ -248,7 +248,7 @@ class Marks:
             self._making.release()
 
     def after_fork_in_child(self) -> None:
-        """The runs are the parent's, and so are their marks."""
+        """Forget all tables: the runs and their marks belong to the parent."""
         self._making = threading.RLock()
         self._tables = {}
 
@@ -256,14 +256,14 @@ class Marks:
 class _Table:
     """One owner's file.
 
-    Every step is one operation on a list or a dict, so that workers wait for nobody, and neither a
-    signal handler nor an exception from outside leaves a lock behind.
+    Each step is one operation on a list or a dict. So workers wait for no lock, and neither a signal
+    handler nor an async exception leaves a lock held.
     """
 
     def __init__(self, path: str, header: bytes, later: str = "") -> None:
         self._path = later or path
         self.overfull = False
-        """Some run could not be marked: everything claimed counts as begun, for good."""
+        """Some run could not be marked: from then on every claim counts as begun."""
         self.before: _Table | None = None
         """The table whose entries are being copied into this one."""
         mapped, self._identity = _make(path, header)
@@ -273,11 +273,11 @@ class _Table:
         places = range(_HEADER.size, _SIZE, _ENTRY.size)
         self._fresh: Iterator[int] = iter(places)
         if not getattr(sys, "_is_gil_enabled", lambda: True)():
-            # There two threads could be given the same place by one iterator.
+            # Without the GIL one iterator could give two threads the same place.
             self._free, self._fresh = list(places), iter(())
 
     def is_at(self, path: str) -> bool:
-        """Whether the file is found there."""
+        """Whether the file of this table is at that path."""
         try:
             found = os.lstat(path)
         except OSError:
@@ -287,19 +287,19 @@ class _Table:
     def mark(self, run: Run) -> None:
         entry = _entry_of(*run)
         try:
-            place = self._free.pop()  # the one used last, so that few pages are written to
+            place = self._free.pop()  # the one used last, so that few pages become dirty
         except IndexError:
             place = next(self._fresh, 0)
             if not place:
                 self._give_up()
                 return
         if self._places.setdefault(run, place) != place:
-            self._free.append(place)  # copied from the table before
+            self._free.append(place)  # already copied from `before`
             return
         self._memory[place : place + _ENTRY.size] = entry
 
     def runs(self) -> list[Run]:
-        """What is marked now."""
+        """The runs that are marked now."""
         return list(self._places)
 
     def has(self, run: Run) -> bool:
@@ -311,7 +311,7 @@ class _Table:
             self._free.append(place)
 
     def erase(self, run: Run) -> None:
-        # Out of the dict first: from then on nobody else can give its place away.
+        # Remove it from the dict first: from then on no other thread can free its place.
         place = self._places.pop(run, None)
         if place is not None:
             self._memory[place : place + _ENTRY.size] = bytes(_ENTRY.size)
@@ -325,16 +325,15 @@ class _Table:
 
 
 def _make(path: str, header: bytes) -> tuple[mmap.mmap, tuple[int, int]]:
-    """Make the file, with all its room, and map it; with its device and inode.
+    """Make the file, allocate its space and map it; returns the map, and the file's device and inode.
 
-    :raises OSError: it cannot be had; then there is no such file.
+    :raises OSError: it cannot be made; then there is no such file.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | folders.SAFELY
     try:
         descriptor = os.open(path, flags, 0o600)
     except FileExistsError:
-        # Of an earlier runtime that was called the same: its marks are not ours, and are not to be
-        # taken for ours.
+        # The file of an earlier runtime with the same name: its marks must not count as ours.
         os.unlink(path)
         raise
     try:
@@ -351,7 +350,7 @@ def _make(path: str, header: bytes) -> tuple[mmap.mmap, tuple[int, int]]:
 
 
 def _reserve(descriptor: int) -> None:
-    """Give the file its size, with the room for it on the disk."""
+    """Give the file its size, and allocate the space for it on the disk."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, _SIZE)

@@ -1,5 +1,5 @@
 """Periodic rules and their occurrences.
-Must not know what a rule means: the next moment is handed in."""
+Must not know what a rule means: the caller passes the next due moment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PUT = f"INSERT OR REPLACE INTO schedule ({', '.join(_NAMES)}) VALUES ({', '.joi
 
 
 def put(sql: Sql, schedule: ScheduleRecord, *, replace: bool) -> ScheduleRecord:
-    """Store a schedule, keeping where an unchanged rule stands; see ``Schedulable.put_schedule``."""
+    """Store a schedule; an unchanged rule keeps its due moment. See ``Schedulable.put_schedule``."""
     found = sql.row(f"{_SELECT} WHERE name = ?", (schedule.name,))
     values = {name: getattr(schedule, name) for name in _NAMES}
     if found:
@@ -38,7 +38,7 @@ def select(sql: Sql) -> list[ScheduleRecord]:
 
 
 def pause(sql: Sql, name: str, paused: bool, next_due: float | None) -> bool:
-    """Pause a schedule or let it go on; whether there is one."""
+    """Pause or resume a schedule; returns whether it exists."""
     return bool(
         sql.run(
             "UPDATE schedule SET paused = ?, next_due = coalesce(?, next_due) WHERE name = ?",
@@ -48,13 +48,13 @@ def pause(sql: Sql, name: str, paused: bool, next_due: float | None) -> bool:
 
 
 def next_occurrence(sql: Sql) -> float | None:
-    """The earliest moment of a schedule that is not paused."""
+    """The earliest due moment of the schedules that are not paused."""
     moment: float | None = sql.value("SELECT min(next_due) FROM schedule WHERE paused = 0")
     return moment
 
 
 def fire(sql: Sql, schedule: ScheduleRecord, job: NewJob | None, *, next_due: float) -> Enqueued | None:
-    """Move the schedule on, and only then enqueue its occurrence; see ``Schedulable.fire``."""
+    """Advance the schedule, and only then enqueue its occurrence; see ``Schedulable.fire``."""
     moved = sql.run(
         "UPDATE schedule SET last_due = next_due, next_due = ?"
         " WHERE name = ? AND paused = 0 AND generation = ? AND next_due = ?",
