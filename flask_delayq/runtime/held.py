@@ -122,7 +122,8 @@ class HeldClaims:
     def lose(self, claim: Claim) -> bool:
         """Note that another process has the job of this claim; returns whether it still runs here."""
         for held in self.working.copy().values():
-            if held.claim is claim and held.run is not None:
+            # Of one that has ended the store may have the end, so that nobody has lost anything.
+            if held.claim is claim and held.run is not None and held.ended is None:
                 held.lost = True
                 held.run.request_cancel()
                 return True

@@ -196,6 +196,17 @@ def test_a_run_that_lost_its_job_goes_on_and_is_renewed_no_more() -> None:
     assert claims.held() == [] and not claims.is_idle
 
 
+def test_a_run_that_has_ended_loses_nothing() -> None:
+    """Its end may be written, and the claim gone by that, before its worker has let go of it."""
+    claims = HeldClaims()
+    one = held("a")
+    claims.add(one)
+    assert begin(claims, one)
+    one.ended = ended(one)
+    assert not claims.lose(one.claim)
+    assert not one.lost
+
+
 def test_each_claim_is_either_begun_or_withdrawn_however_the_threads_race() -> None:
     claims = HeldClaims()
     many = [held(f"job{i}", float(i)) for i in range(5000)]
