@@ -38,13 +38,13 @@ GROUPS: dict[str, Callable[[Scale], Iterator[Row]]] = {
 
 
 def measure(name: str, scale: Scale) -> list[Row]:
-    """The rows of one group, printed as they come; one that breaks off says so in a row of its own."""
+    """The rows of one group, printed as they come; if the group fails, a last row says so."""
     rows = []
     try:
         for row in GROUPS[name](scale):
             print(report.as_text(row), flush=True)
             rows.append(row)
-    except Exception as error:  # whatever it was, the table says so and the other groups are measured
+    except Exception as error:  # any error goes into the table, and the other groups are measured
         reason = error if isinstance(error, NotMeasured) else repr(error)
         row = report.not_measured(name, "", "", reason)
         print(report.as_text(row), flush=True)
@@ -53,7 +53,7 @@ def measure(name: str, scale: Scale) -> list[Row]:
 
 
 def main() -> None:
-    """Measure what was asked for."""
+    """Measure the requested groups."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", metavar="WORD", default="", help="groups with this in their name")
     parser.add_argument("--quick", action="store_true", help="does it work? (no figures to keep)")

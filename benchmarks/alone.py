@@ -1,4 +1,4 @@
-"""Runs a function in a process, session and folder of its own, within a time limit; several in turn.
+"""Runs a function in its own process, session and folder, with a timeout; or several in turn.
 Knows nothing of what is measured."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 ROOT = Path(__file__).resolve().parent.parent
 
 Runs: TypeAlias = "list[Any] | NotMeasured"
-"""What the rounds of one subject gave, or why there is nothing."""
+"""The answers of one subject, one per round; or why there are none."""
 
 
 class NotMeasured(Exception):  # noqa: N818 (an answer to a question, not a fault)
@@ -28,10 +28,10 @@ class NotMeasured(Exception):  # noqa: N818 (an answer to a question, not a faul
 def alone(function: Callable[..., Any], *, limit: float = 90.0, **arguments: Any) -> Any:
     """Call ``function(folder, **arguments)`` in a new process and return what it returns.
 
-    Arguments and answer travel as JSON. Whatever the process has started ends with it.
+    Arguments and answer travel as JSON. All processes that it started end with it.
 
-    :param limit: seconds.
-    :raises NotMeasured: something it needs is not installed, it failed, or the time was up.
+    :param limit: the timeout in seconds.
+    :raises NotMeasured: a requirement is not installed, the function failed, or it timed out.
     """
     with tempfile.TemporaryDirectory(prefix="delayq-bench-") as made:
         folder, answer = Path(made, "work"), Path(made, "answer.json")
@@ -60,9 +60,9 @@ def alone(function: Callable[..., Any], *, limit: float = 90.0, **arguments: Any
 
 
 def in_turn(rounds: int, subjects: Mapping[str, Callable[[], Any]]) -> dict[str, Runs]:
-    """Run the subjects A B C A B C ..., so that a slow minute of the machine meets them all.
+    """Run the subjects A B C A B C ..., so that a slow minute of the machine affects all of them.
 
-    One that cannot be measured is left out of the further rounds.
+    A subject that cannot be measured is left out of the further rounds.
     """
     runs: dict[str, Runs] = {name: [] for name in subjects}
     for _ in range(rounds):
@@ -85,7 +85,7 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
 
 
 def main() -> None:
-    """The new process: call the function, write down what it returns or why it did not."""
+    """The new process: call the function, and write its result or its error to a file."""
     module, name, folder, arguments, answer = sys.argv[1:]
     try:
         function = getattr(importlib.import_module(module), name)
@@ -94,10 +94,10 @@ def main() -> None:
         outcome = {"reason": f"needs {error.name}"}
     except NotMeasured as reason:
         outcome = {"reason": str(reason)}
-    except BaseException as error:  # whatever it was, the table names it
+    except BaseException as error:  # any error goes into the table
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"
         outcome = {"reason": f"{type(error).__name__}: {error} ({place})"[:300]}
     Path(answer).write_text(json.dumps(outcome))
-    # Not through the interpreter's end: a peer's thread that does not stop must not cost the limit.
+    # Not by a normal exit: a peer's thread that does not stop would make it wait until the timeout.
     os._exit(0 if "answer" in outcome else 1)

@@ -1,4 +1,4 @@
-"""Draws the rows that have a peer as bars on a log scale, as an SVG that reads well in light and dark.
+"""Draws the rows that have a peer as bars on a log scale: an SVG for light and dark pages.
 Knows rows, not how they were measured."""
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from .report import Row, figure
 
 WIDTH = 1120
 LEFT = 590
-"""Where the plot begins; the names stand before it."""
+"""Where the plot begins; the names are to the left of it."""
 PEER = 344
 """Where the names of the peers begin."""
 RIGHT = 88
-"""Room for the figure of the longest bar."""
+"""Space for the figure of the longest bar."""
 TOP = 104
 LINE = 26
 GAP = 12
-"""Between two kinds of work."""
+"""The space between two kinds of work."""
 BAR = 14
 MARGIN = 20
 
@@ -46,7 +46,7 @@ def draw(rows: Iterable[Row]) -> str:
     """The chart of the rows that can be compared with a peer."""
     shown = [row for row in rows if row.gain]
     scale = Scale([value for row in shown for value in (row.gain, row.goal) if value])
-    # Layers, so that a line of the axis crosses stripes but neither bars nor figures.
+    # Layers: the lines of the axis must be above the stripes, but below the bars and figures.
     stripes, bars, goals, y = [], [], [], TOP
     for index, (work, group) in enumerate(groupby(shown, key=lambda row: _short(row.work))):
         some = list(group)
@@ -72,7 +72,7 @@ def draw(rows: Iterable[Row]) -> str:
 
 
 class Scale:
-    """Where a ratio lies: a log scale from a round figure below the least to one above the largest."""
+    """The position of a ratio: a log scale, from a round figure below all to a round one above all."""
 
     def __init__(self, values: list[float]) -> None:
         self._low = math.log10(min([0.5, *values]) * 0.9)
@@ -83,7 +83,7 @@ class Scale:
         return LEFT + share * (WIDTH - LEFT - RIGHT)
 
     def marks(self) -> list[float]:
-        """1, 2 and 5 of each decade that is shown; of many decades the 1 alone."""
+        """1, 2 and 5 of each decade that is shown; if there are many decades, only the 1."""
         steps = (1, 2, 5) if self._high - self._low < 3 else (1,)
         decades = range(math.floor(self._low), math.ceil(self._high) + 1)
         every = [step * 10.0**decade for decade in decades for step in steps]

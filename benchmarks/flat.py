@@ -1,4 +1,4 @@
-"""Whether throughput stays the same however many jobs lie in the file, waiting or finished.
+"""Whether throughput is independent of the number of waiting or finished jobs in the file.
 Every file is measured in turn with a nearly empty one."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TARGET = "within 20 %"
 
 
 def through(folder: Path, path: str, count: int) -> float:
-    """Jobs per second end to end, beside whatever the file holds already."""
+    """Jobs per second end to end, in a file that may hold other jobs already."""
     _app, delayq, task = ours.make(
         ours.url_of(Path(path)),
         DELAYQ_SQLITE_SYNCHRONOUS="NORMAL",
@@ -35,7 +35,7 @@ def through(folder: Path, path: str, count: int) -> float:
     began = time.perf_counter()
     jobs = [task.enqueue(number, "text") for number in range(count)]
     ours.until(lambda: bool(jobs[-1].refresh().is_final))
-    # The newest of all, so this look costs the same in any file; `counts()` would count millions.
+    # This reads only the newest jobs, so it costs the same in any file; `counts()` would count millions.
     ours.until(lambda: all(job.state == "completed" for job in delayq.jobs(limit=count)))
     rate = count / (time.perf_counter() - began)
     ours.check(jobs)
@@ -85,7 +85,7 @@ def rows(scale: Scale) -> Iterator[Row]:
                 file.finish(done)
             for size in dict.fromkeys(sizes):
                 if size == sizes[0] and not done:
-                    continue  # that is the reference
+                    continue  # the reference
                 file.wait(size)
                 yield _row(file, reference, size, done, count, scale.rounds(5), how)
             Path(file.path).unlink()

@@ -16,7 +16,7 @@ from .report import Row, millis, not_measured
 from .scale import Scale
 
 SETTLE = 3.0
-"""Seconds after the first job before the watch begins."""
+"""Seconds between the first job and the begin of the measurement."""
 ROUNDS = 3
 
 
@@ -36,7 +36,7 @@ def huey(folder: Path, seconds: float) -> list[float]:
 
 
 def watch(seconds: float) -> list[float]:
-    """Processor seconds and wake-ups of this process within so many seconds."""
+    """Processor seconds and wake-ups of this process within this many seconds."""
     time.sleep(SETTLE)
     used, woken = time.process_time(), wake_ups()
     time.sleep(seconds)
@@ -44,7 +44,7 @@ def watch(seconds: float) -> list[float]:
 
 
 def wake_ups() -> int:
-    """How often the threads of this process have slept so far, by the kernel."""
+    """How often the threads of this process have slept so far, as the kernel counts it."""
     total = 0
     for status in Path("/proc/self/task").glob("*/status"):
         for line in status.read_text().splitlines():

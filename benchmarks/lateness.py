@@ -1,5 +1,5 @@
 """How late delayed jobs begin: 2,000 delays over 5 s, on an idle process and while all workers are busy.
-The moment at which the function begins is noted by itself, the same way for every peer."""
+The function itself notes the moment at which it begins, in the same way for every peer."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def busy(kind: str) -> None:
 
 
 class Notes:
-    """When the delays of one run are due, and how late each began."""
+    """When the delayed jobs of one run are due, and how late each began."""
 
     def __init__(self, delays: int, lead: float) -> None:
         source = random.Random(4)
         self.begin = time.time() + lead
         offsets = (source.uniform(0.0, SPREAD) for _ in range(delays))
-        # Whole microseconds: the finest that a datetime knows.
+        # Whole microseconds: the resolution of a datetime.
         self.dues = [round(self.begin + offset, 6) for offset in offsets]
         self.late: list[float] = []
         self.over = threading.Event()
@@ -60,7 +60,7 @@ class Notes:
             yield due, datetime.fromtimestamp(due, timezone.utc)
 
     def collect(self, load: Callable[[], object]) -> dict[str, float]:
-        """Start the load half a second before the first is due, wait until all have begun."""
+        """Start the load half a second before the first job is due, and wait until all have begun."""
         stored_by = time.time()
         if stored_by > self.begin - 0.5:
             raise NotMeasured("storing the delays took longer than the time left for it")
@@ -72,7 +72,7 @@ class Notes:
             time.sleep(0.01)
         self.over.set()
         late = sorted(self.late)
-        # One that never began counts as late as it is now.
+        # A job that never began counts as late as it is now.
         late += [time.time() - self.begin] * (len(self.dues) - len(late))
         assert late[0] > -2e-6, f"one began {-late[0]} s before it was due"
         return {"p50": late[len(late) // 2], "p99": late[len(late) * 99 // 100], "max": late[-1]}
@@ -96,7 +96,7 @@ def delayq(folder: Path, delays: int, lead: float, kind: str = "") -> dict[str, 
     note.enqueue(time.time()).wait(20)
     notes = Notes(delays, lead)
     moments = list(notes.moments())
-    # From eight threads, which share commits: how they are stored is not measured here.
+    # From eight threads, which share commits: the time to store the jobs is not measured here.
     ours.produce(delays, 8, lambda n: note.enqueue_at(moments[n][1], moments[n][0]))
     figures = notes.collect(lambda: load.enqueue(kind) if kind else None)
     delayq.stop(2)
@@ -104,7 +104,7 @@ def delayq(folder: Path, delays: int, lead: float, kind: str = "") -> dict[str, 
 
 
 def apscheduler(folder: Path, delays: int, lead: float, kind: str = "") -> dict[str, float]:
-    """APScheduler 3 with its default store, which is its memory, and a pool of 4."""
+    """APScheduler 3 with its default store (in memory) and a pool of 4."""
     from apscheduler.executors.pool import ThreadPoolExecutor
     from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -143,9 +143,9 @@ def huey(folder: Path, delays: int, lead: float) -> dict[str, float]:
 
 
 def _sizes(scale: Scale, commit: float = 0.0) -> dict[str, float]:
-    """How many delays, and the seconds to store them in before the first is due.
+    """The number of delayed jobs, and the seconds in which to store them before the first is due.
 
-    :param commit: seconds of the disk's time that one of them may take.
+    :param commit: seconds that the disk may need to store one job.
     """
     delays = scale.count(2_000)
     return {"delays": delays, "lead": 2.0 + delays * commit}

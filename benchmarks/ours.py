@@ -1,4 +1,4 @@
-"""Flask-DelayQ as the benchmarks use it: an app, the job that everybody runs, the reader that waits.
+"""Flask-DelayQ as the benchmarks use it: an app, the job that every subject runs, waiting for jobs.
 Knows no peer."""
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Any
 
 WORKERS = 4
 PATIENCE = 80.0
-"""Seconds after which something that should have ended is given up."""
+"""The timeout of a wait, in seconds."""
 
 
 def work(number: int, text: str) -> int:
-    """The job of every subject: takes ``(int, str)``, returns what is checked afterwards."""
+    """The job of every subject: takes ``(int, str)``; its result is checked afterwards."""
     return number * 2 + len(text)
 
 
 def make(url: str, function: Callable[[int, str], int] = work, **config: Any) -> tuple[Any, Any, Any]:
     """An app, its DelayQ and its task ``work``; nothing runs before ``delayq.start()``.
 
-    The app must be held by the caller: the extension does not keep it alive.
+    The caller must keep a reference to the app: the extension does not.
     """
     from flask import Flask
 
@@ -41,7 +41,7 @@ def url_of(path: Path) -> str:
 
 
 def produce(count: int, producers: int, enqueue: Callable[[int], object]) -> None:
-    """Call ``enqueue`` with 0 ... count - 1, from so many threads."""
+    """Call ``enqueue`` with 0 ... count - 1, from this many threads."""
 
     def run(start: int) -> None:
         for number in range(start, count, producers):
@@ -56,9 +56,9 @@ def produce(count: int, producers: int, enqueue: Callable[[int], object]) -> Non
 
 
 def until(seen: Callable[[], bool], pause: float = 0.001) -> None:
-    """Ask until it is true.
+    """Poll until ``seen()`` is true.
 
-    :raises TimeoutError: it never was.
+    :raises TimeoutError: it was not within :data:`PATIENCE`.
     """
     deadline = time.monotonic() + PATIENCE
     while not seen():
@@ -68,22 +68,22 @@ def until(seen: Callable[[], bool], pause: float = 0.001) -> None:
 
 
 def await_all(delayq: Any, jobs: Sequence[Any], completed: int) -> None:
-    """Wait until the store says that so many jobs are completed, these among them.
+    """Wait until the store counts this many completed jobs, these among them.
 
-    The job stored last is waited for first: to count a long backlog again and again would be a load.
+    It waits for the last stored job first: to count a long backlog again and again would be a load.
     """
     jobs[-1].wait(PATIENCE)
     until(lambda: bool(delayq.counts()["completed"] >= completed))
 
 
 def check(jobs: Sequence[Any], text: str = "text") -> None:
-    """Some hundred of the results are what the job returned."""
+    """Check that the results of some hundred jobs are correct."""
     for number in range(0, len(jobs), max(1, len(jobs) // 100)):
         assert jobs[number].refresh().result == work(number, text)
 
 
 def end_to_end(url: str, count: int, producers: int = 1, **config: Any) -> float:
-    """Enqueue so many jobs while four workers run them; jobs per second until all are seen completed."""
+    """Enqueue jobs while four workers run them; jobs per second until all are seen completed."""
     _app, delayq, task = make(url, **config)
     delayq.start()
     task.enqueue(0, "warm").wait(20)
@@ -111,7 +111,7 @@ def sqlite(folder: Path, count: int, synchronous: str = "FULL", producers: int =
 
 
 def enqueue_many(folder: Path, count: int) -> float:
-    """Jobs per second of ``enqueue_many`` alone, so many a call; nobody runs them."""
+    """Jobs per second of a single ``enqueue_many`` call; nobody runs the jobs."""
     _app, delayq, task = make(url_of(folder / "jobs.sqlite3"))
     task.enqueue_in(3600, 0, "warm")
     calls = [(number, "text") for number in range(count)]
@@ -141,14 +141,14 @@ def drain(folder: Path, count: int) -> float:
 
 
 def store_one(folder: Path, path: str, delay: float | None = None) -> str:
-    """Put one job into the store of this file; its id."""
+    """Put one job into the store of this file; returns its id."""
     _app, _delayq, task = make(url_of(Path(path)))
     job = task.enqueue(1, "text") if delay is None else task.enqueue_in(delay, 1, "text")
     return str(job.id)
 
 
 def complete_one(folder: Path, path: str) -> str:
-    """Put one job into the store of this file and run it; its id."""
+    """Put one job into the store of this file and run it; returns its id."""
     _app, delayq, task = make(url_of(Path(path)))
     delayq.start()
     job = task.enqueue(1, "text").wait(20)

@@ -1,5 +1,5 @@
 """The same work done by others: thread pools, Dramatiq, Huey, plain queues, and bare apsw as the floor.
-Every function returns jobs per second and imports its peer itself, so that one may be missing."""
+Every function returns jobs per second. It imports its peer itself, so a peer may be missing."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def dramatiq(folder: Path, count: int) -> float:
 
 
 def start_huey(huey: Any) -> Any:
-    """A consumer with four worker threads in this process, otherwise as Huey sets it up."""
+    """A consumer with four worker threads in this process, otherwise with Huey's defaults."""
     from huey.consumer import Consumer
 
     consumer = Consumer(huey, workers=WORKERS, worker_type="thread")
-    consumer._set_signal_handlers = lambda: None  # they are for the main thread
+    consumer._set_signal_handlers = lambda: None  # they need the main thread
     threading.Thread(target=consumer.run, daemon=True).start()
     return consumer
 
@@ -95,7 +95,7 @@ def _huey(huey: Any, count: int, producers: int = 1) -> float:
 
 
 def _await_results(huey: Any, results: list[Any]) -> None:
-    # As for ours: the last one first, then the store must hold every result.
+    # As in `ours`: wait for the last job first, then for every result in the store.
     until(lambda: bool(huey.storage.has_data_for_key(results[-1].id)))
     until(lambda: bool(huey.result_count() >= len(results)))
 
@@ -112,7 +112,7 @@ def memory_huey(folder: Path, count: int) -> float:
 
 
 def sqlite_huey(folder: Path, count: int, fsync: bool | None = None, producers: int = 1) -> float:
-    """:param fsync: ``None`` is Huey's default, which is SQLite's: flushed at every commit."""
+    """:param fsync: ``None`` is Huey's default, which is SQLite's: a flush at every commit."""
     return _huey(make_sqlite_huey(folder, fsync), count, producers)
 
 
@@ -123,7 +123,7 @@ def make_sqlite_huey(folder: Path, fsync: bool | None = None) -> Any:
 
 
 def huey_enqueue(folder: Path, count: int) -> float:
-    """Enqueue alone, one by one: Huey knows no other way."""
+    """Only enqueue, one by one: Huey has no bulk call."""
     task = make_sqlite_huey(folder).task()(work)
     task(0, "warm")
     began = time.perf_counter()
@@ -149,7 +149,7 @@ def huey_drain(folder: Path, count: int) -> float:
 
 
 def persist_queue(folder: Path, count: int) -> float:
-    """``SQLiteAckQueue.put``, one by one; its flushing is SQLite's default, ``FULL``."""
+    """``SQLiteAckQueue.put``, one by one; ``synchronous`` is SQLite's default, ``FULL``."""
     from persistqueue import SQLiteAckQueue
 
     queue = SQLiteAckQueue(str(folder), multithreading=True)
@@ -163,7 +163,7 @@ def persist_queue(folder: Path, count: int) -> float:
 
 
 def litequeue(folder: Path, count: int) -> float:
-    """``LiteQueue.put``, one by one, with ``FULL`` in place of its ``NORMAL``."""
+    """``LiteQueue.put``, one by one; ``synchronous`` is ``FULL`` instead of its ``NORMAL``."""
     from litequeue import LiteQueue
 
     queue = LiteQueue(str(folder / "lite.db"))
@@ -181,7 +181,7 @@ def litequeue(folder: Path, count: int) -> float:
 
 
 def bare_commits(folder: Path, count: int) -> float:
-    """apsw committing the row of one job singly (WAL, ``FULL``), and nothing else."""
+    """apsw commits one job's row per transaction (WAL, ``FULL``), and does nothing else."""
     connection = _bare(folder)
     began = time.perf_counter()
     for number in range(count):
@@ -190,7 +190,7 @@ def bare_commits(folder: Path, count: int) -> float:
 
 
 def commit_time(folder: Path, seconds: float = 0.4) -> float:
-    """Seconds that one such commit takes at this moment (mean)."""
+    """The mean seconds of one such commit at this moment."""
     connection = _bare(folder)
     for number in range(20):
         _commit(connection, number)

@@ -1,5 +1,5 @@
-"""What one line of the table is; the table on the terminal and RESULTS.md.
-Knows how to show figures, not how they came about."""
+"""One line of the table; the table on the terminal and in RESULTS.md.
+Knows how to show figures, not how they were measured."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One line: what was done, beside what, the two figures, and what became of the target."""
+    """One line: the work, the peer, the two figures, and whether the target was met."""
 
     work: str
     beside: str
     ours: str
     peer: str
     outcome: str
-    """The figure that the target is about."""
+    """The figure to compare with the target."""
     target: str
     passed: bool | None
-    """``None``: there is no target, the figure is stated."""
+    """``None``: there is no target, only a figure."""
     run: str
     """What was run, so that a reader can repeat it."""
     gain: float | None = None
-    """How many times as good as the peer; for the chart."""
+    """How many times better than the peer; for the chart."""
     goal: float | None = None
-    """The gain at which the target is met."""
+    """The gain that meets the target."""
     missing: str = ""
     """Why it was not measured."""
 
@@ -53,7 +53,7 @@ class Row:
 
 
 def not_measured(work: str, beside: str, target: str, reason: object, run: str = "") -> Row:
-    """The line of something that could not be measured."""
+    """A line for work that could not be measured."""
     return Row(work, beside, "", "", "", target, None, run, missing=str(reason))
 
 
@@ -68,9 +68,9 @@ def compare(
     show: Callable[[float], str],
     lower_is_better: bool = False,
 ) -> Row:
-    """A line of two series of runs in turn; the ratio is the median of the paired ones.
+    """A line for two series of runs in turn; the ratio is the median of the ratios of the pairs.
 
-    :param at_least: by how many times ours should be better; ``None``: stated only.
+    :param at_least: how many times better ours should be; ``None``: there is no target.
     """
     target = "stated" if at_least is None else f">= {at_least:g} x"
     for runs in (ours, peer):
@@ -94,7 +94,7 @@ def compare(
 
 
 def figure(value: float) -> str:
-    """Three digits or so, the way a person writes them."""
+    """About three digits, in the way a person writes them."""
     if value == 0:
         return "0"
     if abs(value) >= 100:
@@ -200,7 +200,7 @@ def _markdown(row: Row) -> str:
 
 
 def _what_was_run(rows: list[Row]) -> list[str]:
-    texts = dict.fromkeys(row.run for row in rows if row.run)  # one text may be about several rows
+    texts = dict.fromkeys(row.run for row in rows if row.run)  # several rows may share a text
     return [f"- {text}" for text in texts]
 
 
@@ -231,7 +231,7 @@ def _read(path: str) -> str:
 
 
 def versions() -> str:
-    """Of the packages and programs that took part."""
+    """The versions of the packages and programs that were measured."""
     found = []
     for name in PACKAGES:
         try:

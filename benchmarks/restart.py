@@ -1,4 +1,4 @@
-"""A start with 1,000,000 pending jobs in the file: when the first due one runs, how much memory.
+"""A start with 1,000,000 pending jobs in the file: the time to the first run, and the memory.
 The file is made once; each start is a process of its own."""
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .store_file import multiply, need_room
 
 HOUR = 3600.0
 WATCH = 6.0
-"""Seconds for which the memory is watched."""
+"""Seconds for which the memory is measured."""
 
 
 def start(folder: Path, path: str, watch: float) -> dict[str, float]:
-    """Seconds from ``start()`` to the first run, and the bytes by which the process grew at most."""
+    """Seconds from ``start()`` to the first run, and the largest growth of the process in bytes."""
     ran: list[float] = []
 
     def work(number: int, text: str) -> int:
@@ -56,7 +56,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         need_room(Path(made), 2)
         path = str(Path(made, "jobs.sqlite3"))
         like = alone(ours.store_one, path=path, delay=2 * HOUR)
-        due = time.time() + 180  # none of them before the last start has been watched
+        due = time.time() + 180  # none is due before the last start has been measured
         alone(multiply, path=path, like=like, count=pending, due=due, every=HOUR / pending, limit=120)
 
         def once() -> dict[str, float]:

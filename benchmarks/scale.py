@@ -1,4 +1,4 @@
-"""How much is run: everything, or a twentieth of it to see whether it works at all.
+"""How much is run: everything, or a twentieth of it as a smoke test.
 Knows no subject."""
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ from .alone import ROOT, NotMeasured
 START = 15.0
 """Seconds within which a server must answer."""
 END = 8.0
-"""Seconds that it gets to end by itself."""
+"""Seconds in which a server may end by itself, before it is killed."""
 
 
 def need(program: str) -> str:
-    """Where a program is.
+    """The path of a program.
 
     :raises NotMeasured: it is not installed.
     """

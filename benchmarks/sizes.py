@@ -1,5 +1,5 @@
-"""Bytes of a pending job on the disk; what an import and ``init_app`` cost.
-The bytes of a pending job in memory belong to the wheel."""
+"""The bytes of a pending job on the disk; the time of an import and of ``init_app``.
+The bytes of a pending job in memory are measured in ``wheel``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .scale import Scale
 
 
 def fill(folder: Path, path: str, count: int) -> None:
-    """Store delayed jobs the way an app does: calls of 10,000, due over a day in no order."""
+    """Store delayed jobs as an app does: 10,000 per call, due within a day, not in order."""
     _app, _delayq, task = ours.make(ours.url_of(Path(path)))
     chunk = min(count, 10_000)
     for start in range(0, count, chunk):

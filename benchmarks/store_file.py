@@ -1,5 +1,5 @@
-"""Fills a store's file by one ``INSERT ... SELECT`` a table: millions of jobs that are like one.
-Knows of the format only that a job's rows carry its ``id`` and that of ``job`` its ``run_at``."""
+"""Fills a store's file by one ``INSERT ... SELECT`` per table: millions of copies of one job.
+Knows of the format only that a job's rows have its ``id``, and the row in ``job`` also ``run_at``."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def multiply(
     due: float | None = None,
     every: float = 0.0,
 ) -> None:
-    """Add ``count`` jobs that are what the job ``like`` is. No process may have the file open.
+    """Add ``count`` copies of the job ``like``. No process may have the file open.
 
-    :param first: number of the first; a number makes the id, so none may be used twice.
-    :param due: when the first of them is due; ``None``: when ``like`` is.
-    :param every: seconds between the moments at which they are due.
+    :param first: the number of the first copy; ids are made of numbers, so use no number twice.
+    :param due: when the first copy is due; ``None``: when ``like`` is.
+    :param every: seconds between the due moments of two copies.
     """
     import apsw
 
@@ -41,7 +41,7 @@ def multiply(
 
 
 def forget(path: str, first: str) -> None:
-    """Delete the job of this id and all that were stored after it."""
+    """Delete the job of this id and all jobs that were stored after it."""
     import apsw
 
     connection = apsw.Connection(path)
@@ -54,7 +54,7 @@ def forget(path: str, first: str) -> None:
 
 
 def _tables_with_id(connection: Any, job: str) -> list[str]:
-    """The tables that hold something of this job."""
+    """The tables that have rows of this job."""
     tables = [
         name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
     ]

@@ -1,5 +1,5 @@
 """Rows of jobs per second: in memory, on sqlite, many at once, and draining a backlog.
-Knows which runs belong side by side; how each is done stands in ``ours`` and ``peers``."""
+Knows which runs are compared; ``ours`` and ``peers`` know how each is done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .report import Row, compare, micros, millis, per_second
 from .scale import Scale
 
 COMMITS: list[float] = []
-"""What :func:`commit_now` has found so far."""
+"""The results of :func:`commit_now` so far."""
 
 
 def _run(function: Callable[..., Any], count: int, **more: Any) -> Callable[[], Any]:
@@ -26,7 +26,7 @@ def commit_now() -> float:
 
 
 def affordable(number: int, commit: float) -> int:
-    """Fewer jobs on a slow disk, so that a run takes seconds there too; the rate is what counts."""
+    """Fewer jobs on a slow disk, so that a run takes seconds there too; only the rate matters."""
     return max(300, int(number * min(1.0, 0.3e-3 / commit)))
 
 

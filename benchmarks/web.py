@@ -1,5 +1,5 @@
-"""Rows that need a web server: what a view that enqueues costs, what running jobs cost the other views.
-gunicorn serves with one worker of four threads; who asks is another process."""
+"""Rows that need a web server: the cost of a view that enqueues, and of running jobs for other views.
+gunicorn serves with one worker of four threads; the client is another process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .store_file import multiply
 
 
 def posts(folder: Path, kind: str, seconds: float, worker: bool = False) -> float:
-    """Requests a second of a view that enqueues one job; every request must have stored its job.
+    """Requests per second of a view that enqueues one job; every request must have stored its job.
 
     :param worker: for RQ: whether an ``rq worker`` runs the jobs meanwhile.
     """
@@ -37,7 +37,7 @@ def posts(folder: Path, kind: str, seconds: float, worker: bool = False) -> floa
             if worker:
                 stack.enter_context(running([*command, "--quiet"], folder))
         at = stack.enter_context(gunicorn(folder, kind, **environment))
-        wrk(folder, at, 1)  # warm
+        wrk(folder, at, 1)  # warm-up
         before = int(ask(at, "/stored"))
         rate = wrk(folder, at, seconds)
         if kind != "nothing":
@@ -89,19 +89,19 @@ def enqueueing(scale: Scale) -> Iterator[Row]:
 
 ASKERS = 4
 RATE = 200.0
-"""Requests a second, of all askers."""
+"""Requests per second, of all clients together."""
 IDLE_WINDOW = 2.0
 
 
 class Asking:
-    """Asks for ``/`` at a steady rate from some threads; what counts is the time since it should have
-    been asked, so that a server that stands still cannot hide it."""
+    """Requests ``/`` at a constant rate from some threads. Each time counts from the moment when the
+    request was planned, so that a server that stands still cannot hide it (coordinated omission)."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.end = float("inf")
         self.taken: list[tuple[float, float]] = []
-        """When each was to be asked, and the seconds until its answer."""
+        """When each request was planned, and the seconds until its answer."""
         self._threads = [Thread(target=self._ask, args=(n,), daemon=True) for n in range(ASKERS)]
 
     def start(self) -> None:
@@ -114,7 +114,7 @@ class Asking:
             thread.join(20)
 
     def percentiles(self, begin: float, end: float) -> list[float]:
-        """The median and the 99th of those asked within a window."""
+        """The median and the 99th percentile of the requests planned within a window."""
         taken = sorted(seconds for at, seconds in self.taken if begin <= at < end)
         if len(taken) < 20:
             raise NotMeasured("too few requests were answered")
@@ -130,7 +130,7 @@ class Asking:
                 connection.request("GET", "/")
                 connection.getresponse().read()
             except (http.client.HTTPException, OSError):
-                connection.close()  # by the server, between two requests: asked again, and late for it
+                connection.close()  # the server closed it between requests: repeat, it counts as late
                 continue
             self.taken.append((at, time.time() - at))
             at += pause
@@ -140,14 +140,14 @@ class Asking:
 def while_due(
     folder: Path, path: str, due: float, jobs: int, window: float, environment: dict[str, str]
 ) -> dict[str, list[float]]:
-    """Ask an app in whose store so many jobs come due at one moment, before it and after."""
+    """Request pages of an app in whose store many jobs are due at one moment, before and after it."""
     with gunicorn(folder, "delayq", DELAYQ_BENCH_URL=ours.url_of(Path(path)), **environment) as port:
         asking = Asking(port)
         asking.start()
         if time.time() > due - IDLE_WINDOW:
             raise NotMeasured("the jobs were due before the server was ready")
         time.sleep(due - time.time())
-        # A reader of its own, in this process: asking the server would be a load.
+        # A separate reader in this process: requests to the server would be a load.
         _app, delayq, _ = ours.make(ours.url_of(Path(path)))
         end = due + window
         left = jobs
@@ -165,7 +165,7 @@ def while_due(
 
 
 def _due_at_once(jobs: int, window: float, environment: dict[str, str]) -> dict[str, list[float]]:
-    """A store of its own for each run, filled before the server starts."""
+    """Use a new store for each run, filled before the server starts."""
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="delayq-bench-"))
         path = str(Path(folder, "jobs.sqlite3"))

@@ -1,5 +1,5 @@
-"""The app that gunicorn serves: ``GET /`` does nothing, ``POST /`` enqueues one job the way of one peer.
-It is told what to be by its argument and ``DELAYQ_BENCH_...`` in the environment."""
+"""The app that gunicorn serves: ``GET /`` does nothing, ``POST /`` enqueues one job with one peer.
+Its argument and the variables ``DELAYQ_BENCH_...`` choose the peer and its settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make(kind: str) -> Flask:
 
     @app.get("/stored")
     def how_many() -> str:
-        """Jobs stored so far, whatever became of them."""
+        """The number of jobs stored so far, in any state."""
         return str(stored())
 
     return app

@@ -1,5 +1,5 @@
-"""The timing wheel beside what one would write without one, a ``heapq`` of packed integers and a dict.
-Knows nothing of the package but the wheel, and of that only its methods."""
+"""The timing wheel compared with the usual alternative: a ``heapq`` of packed integers and a dict.
+Knows only the wheel of the package, and only the wheel's methods."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Timer(Protocol):
 
 
 class HeapTimer:
-    """What one would write without a wheel: a heap of integers, two dicts, cancel leaves garbage."""
+    """The usual alternative to a wheel: a heap of integers and two dicts; cancel leaves garbage."""
 
     def __init__(self) -> None:
         self._heap: list[int] = []
@@ -94,11 +94,11 @@ class Figures(NamedTuple):
 
 def measure(folder: Path, pending: int, rounds: int) -> dict[str, Any]:
     """Figures of (wheel, heap) for each kind of work. The two take turns, so that a slow moment of the
-    machine meets both."""
+    machine affects both."""
     entries = make_entries(pending)
     gc.collect()
-    gc.disable()  # as timeit does: what a collection costs depends on the whole program
-    repeat = max(1, 50_000 // pending)  # short ones many times, to be above the noise
+    gc.disable()  # as timeit does: the cost of a collection depends on the whole program
+    repeat = max(1, 50_000 // pending)  # repeat short ones, to be above the noise
     taken = [[time_of(timer, entries, repeat) for timer in TIMERS] for _ in range(rounds)]
     both = range(len(TIMERS))
     return {
@@ -149,11 +149,11 @@ def fill(timer: Timer, entries: Entries) -> float:
 
 
 def longest_step(make: Callable[[], Timer], entries: Entries) -> float:
-    """Milliseconds of the longest single call: of its own thread, without what neighbours took.
+    """Milliseconds of CPU time that the longest single call takes in its thread.
 
-    What comes out is added anew, one spread later, so that the number of entries stays. Not measured is
-    emptying: with the last of a million integers the memory of all is free, and to return that to the
-    system takes Python's allocator 3 ms.
+    Entries that come out are added again, one spread later, so that the number of entries is constant.
+    Emptying is not measured: the last of a million integers frees the memory of all, and Python's
+    allocator needs 3 ms to return that to the system.
     """
     timer, clock, longest = make(), time.thread_time, 0.0
 

@@ -23,15 +23,15 @@ passed = pytest.StashKey[bool]()
 
 
 def pytest_configure() -> None:
-    # A shell starts what it puts into the background with the signal of Ctrl-C ignored, and programs
-    # inherit that: here they shall be as they are in a terminal.
+    # A shell starts background programs with SIGINT ignored, and child processes inherit that. Tests
+    # need SIGINT as it is in a terminal.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def lasting_files() -> Generator[None, None, None]:
-    """Tests say the same inside a container, whose files the package would call fleeting."""
+    """The same results inside a container, where the package would warn of files that do not last."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mounts, "TABLE", os.devnull)
         patch.setattr(mounts, "MARKS", ())
@@ -40,7 +40,7 @@ def lasting_files() -> Generator[None, None, None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def pace_of_the_machine(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
-    """Seconds are those of a quiet machine, in `wait_until` and wherever `quiet_seconds` is asked."""
+    """`wait_until` and `quiet_seconds` count seconds as a quiet machine would."""
     with pace.measured(tmp_path_factory.mktemp("pace")):
         yield
 
@@ -50,7 +50,7 @@ def leak_detector(request: pytest.FixtureRequest) -> Generator[None, None, None]
     """Fail the test that leaks a thread, a file descriptor (Linux) or a Flask context."""
     watch = LeakWatch()
     yield
-    # The traceback of a failed test keeps its frames alive, and with them what they hold open.
+    # The traceback of a failed test keeps its frames alive, and so the descriptors that they hold.
     if request.node.stash.get(passed, False) and (findings := watch.findings()):
         pytest.fail("the test left behind:\n  " + "\n  ".join(findings), pytrace=False)
 

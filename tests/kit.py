@@ -17,12 +17,12 @@ from flask_delayq import DelayQ
 from flask_delayq.clock import Clock
 
 making = threading.Lock()
-"""Held where threads make apps side by side: CPython 3.11 cannot compile routes in two threads at a time
+"""Threads that make apps hold it: CPython 3.11 cannot compile routes in two threads at the same time
 (its issue 106905)."""
 
 
 class ServedClient(FlaskClient):
-    """A test client whose requests look as if they came through the development server."""
+    """A test client whose requests look like requests to the development server."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -30,7 +30,7 @@ class ServedClient(FlaskClient):
 
 
 def make_app(clock: Clock | None = None, **config: Any) -> tuple[Flask, DelayQ]:
-    """An app with a DelayQ; jobs live in memory and nobody runs them unless the settings say so."""
+    """An app with a DelayQ. By default jobs live in memory, and nobody runs them."""
     settings = {"DELAYQ_URL": "memory://", "DELAYQ_MODE": "manual"}
     with making:
         app = Flask("kit")
@@ -41,7 +41,7 @@ def make_app(clock: Clock | None = None, **config: Any) -> tuple[Flask, DelayQ]:
 
 @contextmanager
 def running(delayq: DelayQ) -> Iterator[DelayQ]:
-    """Run jobs in this process for the length of a block."""
+    """Run jobs in this process during a block."""
     delayq.start()
     try:
         yield delayq

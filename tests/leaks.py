@@ -1,4 +1,4 @@
-"""What a test left behind: threads, file descriptors, Flask contexts.
+"""Finds what a test has leaked: threads, file descriptors, Flask contexts.
 
 It must not know pytest; `conftest.py` applies it to every test.
 """
@@ -25,7 +25,7 @@ ONE_PER_PROCESS = frozenset({"delayq-launch"})
 
 
 class LeakWatch:
-    """Remembers what is open when it is made; `findings()` names what came on top since."""
+    """Remembers what is open when it is created; `findings()` names what was opened since."""
 
     def __init__(self) -> None:
         self._threads = set(threading.enumerate())
@@ -45,7 +45,7 @@ class LeakWatch:
         return lines + [f"file descriptor ({n} more): {t}" for t, n in sorted(new.items())]
 
     def _counts(self, thread: threading.Thread) -> bool:
-        # A dummy stands for a foreign thread that once asked for itself; nothing ever removes it.
+        # A dummy represents a foreign thread that called `current_thread`; nothing ever removes it.
         return (
             thread not in self._threads
             and thread.name not in ONE_PER_PROCESS
@@ -63,7 +63,7 @@ def describe(thread: threading.Thread) -> str:
 
 
 def open_descriptors() -> Counter[str]:
-    """How many descriptors this process has on each target; empty where /proc is missing."""
+    """How many descriptors this process has on each target; empty if there is no /proc."""
     targets: Counter[str] = Counter()
     if not os.path.isdir("/proc/self/fd"):
         return targets
@@ -71,16 +71,16 @@ def open_descriptors() -> Counter[str]:
     for name in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:  # the listing's own descriptor
+        except FileNotFoundError:  # the descriptor of the listing itself
             continue
         if int(name) != process_wide:
-            # A file deleted in the meantime is no new descriptor.
+            # Deleting an open file makes no new descriptor.
             targets[target.removesuffix(" (deleted)")] += 1
     return targets
 
 
 def shared_tracker_fd() -> int | None:
-    """The pipe that multiprocessing opens once and keeps for the life of the process."""
+    """The pipe that multiprocessing opens once and keeps until the process ends."""
     module = sys.modules.get("multiprocessing.resource_tracker")
     return getattr(getattr(module, "_resource_tracker", None), "_fd", None)
 

@@ -1,7 +1,7 @@
-"""How fast this machine is at the moment: seconds as a quiet machine would have needed them.
+"""How fast this machine is at the moment: converts seconds to those of a quiet machine.
 
-It must not know what is measured. A process of its own does a little work, sleeps and writes to the disk
-ten times a second, and notes how long each took; so what slows the tests down is seen by somebody else.
+It must not know what is measured. A separate process does a little work, sleeps and writes to the disk
+ten times a second, and records how long each took. So it sees whatever slows down the tests.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WORK = 0.003
 
 
 class Sample(NamedTuple):
-    """One turn of the process that measures; all in seconds, ``ended`` is a monotonic moment."""
+    """One turn of the measuring process; all in seconds, ``ended`` is a monotonic moment."""
 
     ended: float
     cpu: float
@@ -41,9 +41,9 @@ def ended_at(sample: Sample) -> float:
 
 
 class Pace:
-    """Reads what the process noted.
+    """Reads the samples of the measuring process.
 
-    :param notes: the file of its samples.
+    :param notes: the file of the samples.
     """
 
     def __init__(self, notes: Path) -> None:
@@ -52,22 +52,22 @@ class Pace:
         self._samples: list[Sample] = []
 
     def quiet_seconds(self, began: float, ended: float | None = None) -> float:
-        """The time between two monotonic moments as a quiet machine would have shown it: less than the
-        clock says while others use the processors or the disk, and the same on a quiet machine.
+        """The seconds between two monotonic moments, converted to those of a quiet machine: fewer than
+        on the clock while others use the processors or the disk, else the same.
 
-        :param ended: now, if it is not given.
+        :param ended: default: now.
         """
         now = time.monotonic()
         until = now if ended is None else ended
         self._read()
-        # A sample that ended soon after tells of the window as well.
+        # A sample that ended soon after the window has measured a part of it.
         first = bisect.bisect_left(self._samples, began, key=ended_at)
         last = bisect.bisect_right(self._samples, until + SLEEP + WORK, key=ended_at)
         seen = self._samples[first:last]
         work, cpu = sum(s.work for s in seen), sum(s.cpu for s in seen)
         waited = sum(s.slept + s.wrote for s in seen)
         planned = sum(min(s.slept, SLEEP) + min(s.wrote, DISK) for s in seen)
-        if until >= now - SLEEP:  # it may be standing still just now
+        if until >= now - SLEEP:  # the process may be suspended right now
             silent = max(0.0, until - max(self._samples[-1].ended if self._samples else 0.0, began))
             waited += silent
             planned += min(silent, SLEEP + DISK + WORK)
@@ -86,7 +86,7 @@ _current: Pace | None = None
 
 
 def quiet_seconds(began: float, ended: float | None = None) -> float:
-    """See :meth:`Pace.quiet_seconds`; the clock's seconds where nothing is measured."""
+    """See :meth:`Pace.quiet_seconds`; the clock's seconds if nothing is measured."""
     if _current is None:
         return (time.monotonic() if ended is None else ended) - began
     return _current.quiet_seconds(began, ended)
@@ -94,9 +94,9 @@ def quiet_seconds(began: float, ended: float | None = None) -> float:
 
 @contextmanager
 def measured(folder: Path) -> Iterator[Pace]:
-    """Measure for the length of a block, with files in a folder on the disk that the tests use."""
+    """Measure during a block, with files in a folder on the disk that the tests use."""
     global _current
-    if _current is not None:  # by another folder of tests in the same run
+    if _current is not None:  # another folder of tests in the same run measures
         yield _current
         return
     notes = folder / "pace"
@@ -116,7 +116,7 @@ def measured(folder: Path) -> Iterator[Pace]:
 
 
 def work() -> float:
-    """Use the processor for a while; the CPU time that it took."""
+    """Use the processor for a while; returns the CPU time that it took."""
     began = time.thread_time()
     while (used := time.thread_time() - began) < WORK:
         pass

@@ -1,6 +1,6 @@
-"""The pages for users as tests read them: fenced blocks, tables, programs that run, projects of files.
+"""Reads the pages for users: fenced blocks, tables, programs to run, projects of files.
 
-It must not know what any page says.
+It must not know the content of any page.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Block(NamedTuple):
 
     @property
     def file(self) -> str | None:
-        """The file that a program belongs into, if its first line says so: ``# shop/tasks.py``."""
+        """The file of a program, if its first line names one: ``# shop/tasks.py``."""
         found = re.match(r"# ([\w/]+\.py)\n", self.text)
         return found[1] if found else None
 
@@ -58,7 +58,7 @@ def name_of(page: Path) -> str:
 
 
 class Mails:
-    """In the place of ``smtplib.SMTP``: keeps what is sent."""
+    """Replaces ``smtplib.SMTP``: keeps the sent messages."""
 
     sent: list[Any]
 
@@ -74,7 +74,7 @@ class Mails:
 
 
 def foreign_modules() -> dict[str, ModuleType]:
-    """What the pages use of packages that are not installed here: no more than that."""
+    """Stubs of packages that are not installed here: only the names that the pages use."""
     login, sentry, integrations, logs = map(
         ModuleType,
         ("flask_login", "sentry_sdk", "sentry_sdk.integrations", "sentry_sdk.integrations.logging"),
@@ -100,7 +100,7 @@ def foreign_modules() -> dict[str, ModuleType]:
 def page_namespace(
     folder: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock | None = None
 ) -> Iterator[dict[str, Any]]:
-    """What the programs of a page may take for granted: an app, and what other packages bring."""
+    """The names that the programs of a page may use: an app, and stubs of other packages."""
     monkeypatch.chdir(folder)
     for name, foreign in foreign_modules().items():
         monkeypatch.setitem(sys.modules, name, foreign)
@@ -115,14 +115,14 @@ def page_namespace(
     for thing in [*vars(module).values(), delayq]:
         if isinstance(thing, DelayQ):
             thing.state.close()
-    # Its functions hold this dict, and it holds them: receivers of signals would live on.
+    # Its functions and this dict are a reference cycle: receivers of signals would stay alive.
     vars(module).clear()
 
 
 def run_programs(page: Path, namespace: dict[str, Any], part: str = "") -> None:
-    """Run a page's programs, those of files left out, and after each the jobs that are due.
+    """Run a page's programs, except those of files, and after each one the jobs that are due.
 
-    :param part: only those of this section: its heading.
+    :param part: the heading of a section: run only its programs.
     """
     lines = page.read_text("utf-8").splitlines()
     for block in blocks(page, "python"):
@@ -155,7 +155,7 @@ def write_files(page: Path, folder: Path) -> int:
 
 
 def run_project(folder: Path, least: int) -> None:
-    """Run the tests of a project: all must pass, and there are at least so many."""
+    """Run the tests of a project: all must pass, and there must be at least ``least``."""
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
     ended = subprocess.run(
         command,
@@ -174,7 +174,7 @@ def run_project(folder: Path, least: int) -> None:
 
 
 def rows(page: Path, head: str) -> list[list[str]]:
-    """The rows of the table whose first column has this head."""
+    """The rows of the table whose first column has this heading."""
     table: list[list[str]] = []
     for line in page.read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]

@@ -1,6 +1,6 @@
-"""A runtime in pieces for tests: every part on a memory backend and a clock held by the test.
+"""The parts of a runtime for tests, on a memory backend and a clock that the test controls.
 
-Threads are started by nobody; a test calls turns and runs items itself.
+It must not start threads; a test calls turns and runs items itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flask_delayq.testing import FakeClock
 
 
 class Parts:
-    """What a supervisor would hold, without its threads."""
+    """The parts that a supervisor has, without threads."""
 
     def __init__(self, backend: Any = None, clock: FakeClock | None = None, **settings: Any) -> None:
         self.clock = clock or FakeClock(now=1_800_000_000.0)
@@ -95,7 +95,7 @@ class Parts:
         return self.dispatcher.turn(self.clock.now())
 
     def run_all(self) -> list[str]:
-        """Run every item handed to the pool, record the outcomes; the ids of the jobs, in order."""
+        """Run every item of the pool and record the outcomes; returns the ids of the jobs, in order."""
         ran: list[str] = []
         while self.items:
             held = self.items.pop(0)

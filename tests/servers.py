@@ -1,6 +1,6 @@
-"""Real programs as subprocesses of tests: started on free ports, read through their output, ended.
+"""Starts real programs as subprocesses of tests on free ports, reads their output, and ends them.
 
-It must not know which programs; `waiting.py` has the bounded waiting that goes with it.
+It must not know which programs; `waiting.py` has the bounded waiting.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 APPS = ROOT / "tests" / "acceptance"
-"""Where the apps that programs run can be imported from."""
+"""The folder of the apps that programs import."""
 HOST = "127.0.0.1"
 
 START_TIMEOUT = 20.0
-"""Seconds a server may take until it listens; an import on a busy machine needs some of them."""
+"""Seconds until a server must listen; an import on a busy machine takes some of them."""
 
 STOP_TIMEOUT = 10.0
-"""Seconds a program may take to end when asked, before it is killed."""
+"""Seconds in which a program may end when it is asked to, before it is killed."""
 
 ANSWER_TIMEOUT = 60.0
-"""Seconds for an answer to a request: so long only if there will be none."""
+"""The timeout of a request, in seconds: a test reaches it only if there is no answer."""
 
 PORTS = (10_000, 32_000)
 """Below the ports that Linux gives to outgoing connections."""
@@ -42,7 +42,7 @@ PORTS = (10_000, 32_000)
 
 @functools.cache
 def find_uwsgi() -> str | None:
-    """A uWSGI with this Python in it; Debian's has none until a plugin is loaded, and then its own."""
+    """A uWSGI built with this Python; Debian's has none, or with a plugin its own."""
     places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     found = shutil.which("uwsgi", path=places)
     if found is None:
@@ -54,10 +54,10 @@ def find_uwsgi() -> str | None:
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port that nobody uses, and that no other test run on this machine is given meanwhile.
+    """A free port that no other test run on this machine gets meanwhile.
 
-    It is none of those from which the system takes ports by itself: between a look whether such a one is
-    free and the start of the server, anybody's connection may get it.
+    It is not an ephemeral port: any outgoing connection could get such a port between the check and the
+    start of the server.
     """
     with socket.socket(socket.AF_UNIX) as sign:
         while True:
@@ -65,7 +65,7 @@ def reserved_port() -> Iterator[int]:
             with contextlib.suppress(OSError), socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((HOST, port))
-                if sys.platform == "linux":  # a name that is in no folder; one socket alone can have it
+                if sys.platform == "linux":  # an abstract socket name; only one socket can have it
                     sign.bind(f"\0port {port} of the tests of flask_delayq")
                 break
         yield port
@@ -80,17 +80,17 @@ def is_listening(port: int) -> bool:
 def fetch(
     url: str, *, method: str = "GET", body: bytes | None = None, timeout: float = ANSWER_TIMEOUT
 ) -> str:
-    """The text of a good answer; urllib's errors for any other."""
+    """The text of a successful answer; otherwise urllib's errors."""
     request = urllib.request.Request(url, data=body, method=method)
     with urllib.request.urlopen(request, timeout=timeout) as response:
         return str(response.read().decode())
 
 
 class Program:
-    """A program that runs, with all that it starts, in a process group of its own.
+    """A running program in its own process group, with all processes that it starts.
 
     :ivar pid: the first process.
-    :ivar log: the file that holds what all of them say.
+    :ivar log: the file with the output of all of them.
     :ivar port: where it serves, if it is a server.
     """
 
@@ -105,11 +105,11 @@ class Program:
         return f"http://{HOST}:{self.port}"
 
     def output(self) -> str:
-        """What it has said so far."""
+        """Its output so far."""
         return self.log.read_text("utf-8", "replace")
 
     def get(self, path: str = "/") -> str:
-        """The text that the server answers; a refusal while it starts anew is waited out."""
+        """The text that the server answers; repeats while a restarting server refuses connections."""
 
         def answer() -> list[str]:
             try:
@@ -138,7 +138,7 @@ class Program:
         return time.time()
 
     def wait(self, timeout: float = STOP_TIMEOUT) -> int:
-        """Wait for the first process to end by itself; its exit status.
+        """Wait for the first process to end by itself; returns its exit status.
 
         :raises AssertionError: it did not, in `timeout` seconds.
         """
@@ -150,7 +150,7 @@ class Program:
         self._process.send_signal(number)
 
     def terminate(self, number: signal.Signals = signal.SIGTERM, timeout: float = STOP_TIMEOUT) -> int:
-        """Ask the first process to end; its exit status.
+        """Ask the first process to end; returns its exit status.
 
         :raises AssertionError: it did not, in `timeout` seconds.
         """
@@ -159,7 +159,7 @@ class Program:
         return self.wait(timeout)
 
     def kill(self) -> None:
-        """End the whole group at once, as a crash of the machine would."""
+        """Kill the whole group at once, as a crash of the machine would."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait(STOP_TIMEOUT)
@@ -174,10 +174,10 @@ def program(
     port: int = 0,
     stdin: int = subprocess.DEVNULL,
 ) -> Iterator[Program]:
-    """Run a command for the length of a block; afterwards none of its processes is left.
+    """Run a command during a block; after the block none of its processes is left.
 
     :param folder: where it runs; its home and log are there as well, and modules in it can be imported.
-    :param env: on top of this process's environment, from which Flask's own variables are taken out.
+    :param env: added to this process's environment without Flask's own variables.
     :param port: where it will serve, for :attr:`Program.url`.
     :param stdin: ``subprocess.PIPE`` keeps its input open and empty.
     """
@@ -214,9 +214,9 @@ def server(
     folder: Path,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Program]:
-    """The same for a server, which listens on entry.
+    """The same for a server; it listens when the block begins.
 
-    It is told its port by ``"{port}"`` in the command and by the variable ``PORT``.
+    It gets its port as ``"{port}"`` in the command and as the variable ``PORT``.
     """
     with reserved_port() as port:
         filled = [str(part).replace("{port}", str(port)) for part in command]
@@ -227,7 +227,7 @@ def server(
 
 
 def _steers(key: str) -> bool:
-    """Whether a variable of the test run would change what a program does."""
+    """Whether a variable of the test run would change the behaviour of a program."""
     return key.startswith(("FLASK_", "WERKZEUG_", "DELAYQ_", "PYTEST_", "GUNICORN_"))
 
 

@@ -1,5 +1,5 @@
-"""Throws an exception into a thread, in each instant in which CPython can: after a call, at the start
-of a function, at the end of a loop. So does what limits the time of a call (PyThreadState_SetAsyncExc).
+"""Raises an async exception in a thread, at each instant at which CPython can: after a call, at the
+start of a function, at the end of a loop. Libraries with time limits do it by PyThreadState_SetAsyncExc.
 
 It must not know what is run with it.
 """
@@ -15,13 +15,13 @@ from typing import Any
 
 
 class Late(BaseException):
-    """What a time limit throws."""
+    """The exception of a time limit."""
 
 
 class Thrower:
-    """Throws once, at the n-th such instant in the code of some files.
+    """Raises once, at the n-th such instant in the code of some files.
 
-    :param files: their names, as ``__file__`` of a module.
+    :param files: the names of these files, as ``__file__`` of a module.
     """
 
     def __init__(self, nth: int, files: Collection[str | None]) -> None:
@@ -34,10 +34,10 @@ class Thrower:
         return self.left < 0
 
     def run(self, call: Callable[[], object]) -> None:
-        """Call it in a thread of its own, which is gone afterwards."""
+        """Call it in a new thread, and wait until that has ended."""
 
         def run() -> None:
-            sys._getframe().f_trace_opcodes = True  # 3.12 wants it before the tracing begins
+            sys._getframe().f_trace_opcodes = True  # 3.12 needs this before the tracing begins
             sys.settrace(self._trace)
             try:
                 call()
@@ -53,7 +53,7 @@ class Thrower:
 
     def _trace(self, frame: FrameType, event: str, arg: Any) -> Any:
         if frame.f_code.co_filename not in self._files or frame.f_code.co_name == "__del__":
-            return None  # what strikes a finalizer ends there
+            return None  # an exception in a finalizer does not leave it
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "call":
             self._strike()
@@ -87,8 +87,8 @@ class Thrower:
 
 
 def instants(run: Callable[[Thrower], object], files: Collection[str | None]) -> int:
-    """How many there are in what ``run`` does with a thrower."""
-    for _ in range(3):  # since 3.12 a function is traced by its steps from its second call on
+    """The number of such instants in what ``run`` does with a thrower."""
+    for _ in range(3):  # since 3.12 a function's opcodes are traced from its second call on
         thrower = Thrower(100_000, files)
         run(thrower)
     return 100_000 - thrower.left

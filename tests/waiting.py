@@ -1,6 +1,6 @@
-"""Bounded waiting for tests: ask until it is true, and say what never came true.
+"""Bounded waiting for tests: polls until a condition is true, and names the one that never was.
 
-It must not know what it waits for; a test that can wait on an event or a join should do that.
+It must not know what it waits for; a test that can wait for an event or a join should do that.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ POLL_INTERVAL = 0.005
 
 
 def wait_until(predicate: Callable[[], T], timeout: float = 5, what: str = "the condition") -> T:
-    """Return the first true value of `predicate()`; ask once more at the deadline itself.
+    """Return the first true value of `predicate()`; call it once more at the deadline itself.
 
-    :param timeout: seconds as a quiet machine would need them: a busy one gets more by the clock.
+    :param timeout: seconds of a quiet machine: a busy machine gets more seconds of the clock.
     :param what: the awaited fact, for the message: "job 7 is completed".
     :raises AssertionError: naming `what` and the last value, when the time is over.
     """
