@@ -313,7 +313,7 @@ def process_one(command: str, folder: Path) -> None:
     with server([*alone, *words(command)], folder=folder, env=site.env) as running:
         (job,) = site.leave("hold", "gate")
         site.begun(job)
-        assert "whose server has no SIGTERM handler" in running.output()
+        assert "has no SIGTERM handler" in running.output()
         (inside,) = children_of(running.pid)
         os.kill(inside, SIGTERM)
         assert not meanwhile(lambda: is_gone(inside))
