@@ -35,8 +35,10 @@ class LoopThreads:
         :raises RuntimeError: no thread can be started; the next call tries again.
         """
         thread = self.by_name.get(loop.name)
-        began = thread is not None and thread.ident is not None
-        if thread is not None and began and not thread.is_alive() and not loop.is_stopping:
+        if thread is None or thread.ident is None or loop.is_stopping:
+            return
+        # `is_alive` denies it of a thread that is just beginning: two would run one loop.
+        if thread not in threading.enumerate():
             _log.error("the thread of the %s died and is replaced", loop.name)
             try:
                 self._make(loop).start()
@@ -48,8 +50,8 @@ class LoopThreads:
         """Wait until the threads of these loops end, at most until a monotonic moment."""
         for loop in loops:
             thread = self.by_name.get(loop.name)
-            # A thread that has not begun yet will find nothing to do.
-            if thread and thread.ident and thread is not threading.current_thread():
+            # A thread that has not begun yet will find nothing to do, and `join` would raise.
+            if thread and thread.is_alive() and thread is not threading.current_thread():
                 thread.join(max(0.0, until - self._clock.monotonic()))
 
     def roles(self) -> dict[int, str]:

@@ -193,7 +193,7 @@ class WorkerPool(Generic[T]):
         self.put(None)  # again: a thread that an async exception ended may have taken the first
         self._idle.wake_all()  # a thread that died may have left its lock, which hides the earlier ones
         for thread in self.threads:  # a copy: one may be replaced meanwhile
-            if thread.ident is not None and thread is not threading.current_thread():
+            if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(max(0.0, end - machine_time()))
         # `join` may report running threads as ended; see `living`.
         while (left := end - machine_time()) > 0 and set(self.living()) - {threading.current_thread()}:

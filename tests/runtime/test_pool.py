@@ -344,6 +344,15 @@ def test_join_from_a_worker_does_not_wait_for_itself() -> None:
     assert answers == [False] and quiet_seconds(began) < 4
 
 
+def test_a_thread_that_is_just_beginning_is_not_joined() -> None:
+    """CPython gives it its ident before it says that it has started; `join` refuses it in between."""
+    rig = Rig(1)
+    beginning = threading.Thread()
+    beginning._ident = -1  # type: ignore[attr-defined]
+    rig.pool._threads.append(beginning)
+    assert rig.pool.join(0.0)
+
+
 def test_a_thread_whose_start_was_cut_off_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """CPython goes on listing it, though it never began."""
     rig = Rig(1)

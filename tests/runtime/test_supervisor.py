@@ -13,6 +13,8 @@ import pytest
 from flask_delayq import DelayQ, JobState
 from flask_delayq.errors import BackendUnavailableError
 from flask_delayq.job import StoredState
+from flask_delayq.runtime.loop import Loop
+from flask_delayq.runtime.loop_threads import LoopThreads
 from flask_delayq.testing import FakeClock
 from flask_delayq.testing.faults import Fault, install
 from kit import make_app
@@ -50,6 +52,20 @@ def test_stop_lets_running_jobs_end_and_begins_no_other(delayq: DelayQ) -> None:
     assert ended == ["slow"]
     assert job.refresh().state is JobState.COMPLETED
     assert later.refresh().state is JobState.READY
+
+
+def test_the_thread_of_a_loop_that_is_just_beginning_is_neither_joined_nor_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CPython gives it its ident before it says that it has started."""
+    loop = Loop("it", lambda now: None, clock := FakeClock())
+    threads = LoopThreads(clock)
+    beginning = threads.by_name["it"] = threading.Thread()
+    beginning._ident = -1  # type: ignore[attr-defined]
+    monkeypatch.setitem(threading._limbo, beginning, beginning)  # type: ignore[attr-defined]
+    threads.join(loop, until=clock.monotonic())
+    threads.replace_if_dead(loop)
+    assert threads.by_name["it"] is beginning
 
 
 def test_a_stop_ends_at_its_deadline_also_where_the_clock_stands_still() -> None:
