@@ -35,10 +35,11 @@ class LoopThreads:
         :raises RuntimeError: no thread can be started; the next call tries again.
         """
         thread = self.by_name.get(loop.name)
-        if thread is None or thread.ident is None or loop.is_stopping:
+        if thread is None or thread.ident is None:
             return
-        # `is_alive` denies it of a thread that is just beginning: two would run one loop.
-        if thread not in threading.enumerate():
+        # `is_alive` denies it of a thread that is just beginning: two would run one loop. Whether the loop
+        # is stopping is asked last: its thread may end in between.
+        if thread not in threading.enumerate() and not loop.is_stopping:
             _log.error("the thread of the %s died and is replaced", loop.name)
             try:
                 self._make(loop).start()

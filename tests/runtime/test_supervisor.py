@@ -68,6 +68,24 @@ def test_the_thread_of_a_loop_that_is_just_beginning_is_neither_joined_nor_repla
     assert threads.by_name["it"] is beginning
 
 
+def test_a_loop_that_ends_while_its_thread_is_looked_for_has_not_died(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    threads = LoopThreads(FakeClock())
+    threads.start(loop := Loop("it", lambda now: None, FakeClock()))
+    ended = threads.by_name["it"]
+
+    def stopped_meanwhile() -> list[threading.Thread]:
+        loop.stop()
+        ended.join(5)
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "enumerate", stopped_meanwhile)
+        threads.replace_if_dead(loop)
+    assert threads.by_name["it"] is ended and not caplog.records
+
+
 def test_a_stop_ends_at_its_deadline_also_where_the_clock_stands_still() -> None:
     _app, delayq = make_app(FakeClock())
     begun, go_on = threading.Event(), threading.Event()
