@@ -37,8 +37,8 @@ class LoopThreads:
         thread = self.by_name.get(loop.name)
         if thread is None or thread.ident is None:
             return
-        # `is_alive` denies it of a thread that is just beginning: two would run one loop. Whether the loop
-        # is stopping is asked last: its thread may end in between.
+        # `is_alive` says no of a thread that is just beginning: two would run one loop. Whether the
+        # loop is stopping is asked last: its thread may end in between.
         if thread not in threading.enumerate() and not loop.is_stopping:
             _log.error("the thread of the %s died and is replaced", loop.name)
             try:
