@@ -41,7 +41,9 @@ class TaskNotFoundError(DelayQError, LookupError):
     """
 
     def __init__(self, name: str, suggestions: Sequence[str] = ()) -> None:
-        asked = f"did you mean {suggestions[0]!r}?" if suggestions else "is its module imported?"
+        asked = "is its module imported?"
+        if suggestions:
+            asked = f"did you mean {suggestions[0]!r}? If not, {asked}"
         super().__init__(f"no task named {name!r} is registered; {asked}")
         self.name = name
         self.suggestions: tuple[str, ...] = tuple(suggestions)
@@ -121,7 +123,7 @@ class PayloadTooLargeError(DelayQError, ValueError):
     """
 
     def __init__(self, what: str, size: int, limit: int) -> None:
-        super().__init__(f"{what} takes {size:,} bytes, the limit is {limit:,}")
+        super().__init__(f"{what}: {size:,} bytes, the limit is {limit:,}")
         self.size = size
         self.limit = limit
 

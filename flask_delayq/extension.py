@@ -18,7 +18,7 @@ from .cli import delayq_commands
 from .client import Client
 from .clock import Clock, SystemClock
 from .config import url_prefix, wants_pages
-from .errors import ConfigurationError, SetupError
+from .errors import ConfigurationError, SetupError, shown
 from .handle import Job
 from .job import JobQuery, JobState, Outcome
 from .options import TaskKeywords, declare_task
@@ -190,7 +190,13 @@ class DelayQ:
 
         :param task: the name of a task, or one of its aliases.
         :raises TaskNotFoundError: no task of this name is registered here.
+        :raises TypeError: something else than a name.
         """
+        if not isinstance(task, str):
+            name = getattr(task, "name", getattr(task, "__name__", "task"))
+            remedy = "" if isinstance(task, Task) else "decorate it with @delayq.task, then "
+            remedy += f"call {name}.enqueue(...)"
+            raise TypeError(f"delayq.enqueue takes the name of a task, not {shown(task)}; {remedy}")
         return self.tasks.get(task).enqueue(*args, **kwargs)
 
     def get(self, job_id: str) -> Job[Any]:

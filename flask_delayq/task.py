@@ -119,6 +119,17 @@ class BoundTask(Generic[P, R]):
         return task.resolve().enqueue_calls(task, pairs, self._options, delay=delay)
 
 
+_ELSEWHERE = {
+    "apply_async": "task.enqueue(...), task.enqueue_in(seconds, ...), or task.options(queue=...)",
+    "apply": "task(...), which runs the function here and now",
+    "s": "enqueue(...) of the next task at the end of this one: there are no signatures",
+    "retry": "raise Retry(delay) in the task",
+    "AsyncResult": "delayq.get(job_id)",
+    "schedule": "task.enqueue_in(seconds, ...) or task.enqueue_at(when, ...)",
+}
+"""What Celery and Huey call something, and what it is here."""
+
+
 class Task(BoundTask[P, R]):
     """A registered function. Calling it runs the function at once, in the caller, without a job.
 
@@ -147,6 +158,12 @@ class Task(BoundTask[P, R]):
         self.name: str = declared.name
         self.resolve = resolve
         self._arguments: Arguments | None = None
+
+    if not TYPE_CHECKING:  # type checkers know which attributes there are
+
+        def __getattr__(self, name: str) -> Any:
+            remedy = f"; use {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+            raise AttributeError(f"a task has no attribute {name!r}{remedy}", name=name, obj=self)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here; an ``async def`` function runs to its end in its own event loop."""

@@ -161,7 +161,8 @@ def check(ctx: click.Context, as_json: bool) -> None:
     unusable = _unusable_schedules(state) if health.ok else []
     books = state.backend.audit() if health.ok and isinstance(state.backend, Inspectable) else []
     unserved = presenting.unserved(state) if health.ok else ""
-    problems = [*wrong, *unusable, *books, *filter(None, [unserved])]
+    sharing, unknown = _sharing(state) if health.ok else ([], [])
+    problems = [*wrong, *unusable, *books, *filter(None, [unserved]), *unknown]
     ok = health.ok and not problems
     if as_json:
         store = {"url": state.backend.url, "ok": health.ok, "reason": health.reason, **health.facts}
@@ -190,7 +191,8 @@ def check(ctx: click.Context, as_json: bool) -> None:
         say(f"  not imported here: {path}, with {tasks} tasks; import it where the app is made")
     for problem in unusable:
         say(problem)
-    _say_sharing(state)
+    for line in (*sharing, *unknown):
+        say(line)
     if books:
         say(f"jobs: {len(books)} things do not add up in the store")
     for problem in books:
@@ -215,31 +217,36 @@ _WHO_RUNS_JOBS = {
 }
 
 
-def _say_sharing(state: AppState) -> None:
-    """Who else runs jobs of this store, and what waits that nobody can run."""
+def _sharing(state: AppState) -> tuple[list[str], list[str]]:
+    """Lines about those who share the store, and about jobs that wait and that nobody can run."""
+    lines: list[str] = []
+    unknown: list[str] = []
     try:
         records = state.backend.processes()
         known = state.registry.names
         strange = state.client.inspect.waiting_tasks(besides=known)
     except BackendError:
-        return  # printed before
+        return lines, unknown  # printed before
     peers = living(records)
     for peer in peers:
         if peer.tasks is not None and set(peer.tasks) != set(known):
             queues = "all queues" if peer.queues is None else f"queues {', '.join(peer.queues)}"
-            say(f"shared with: {peer}, {len(peer.tasks)} tasks, {queues}")
+            lines.append(f"shared with: {peer}, {len(peer.tasks)} tasks, {queues}")
             for kind, names in (
                 ("only there", set(peer.tasks) - set(known)),
                 ("only here", set(known) - set(peer.tasks)),
             ):
                 if names:
-                    say(f"  {kind}: {', '.join(sorted(names)[:10])}{', ...' if len(names) > 10 else ''}")
+                    more = ", ..." if len(names) > 10 else ""
+                    lines.append(f"  {kind}: {', '.join(sorted(names)[:10])}{more}")
     for task in strange:
         knowing = [peer for peer in peers if peer.may_know(task.name)]
-        say(
-            f"unknown here: task {task.name}, {task.waiting} jobs wait; "
-            + (f"left to {knowing[0]}" if knowing else f"no process knows this task: {REMEDY}")
-        )
+        begin = f"unknown here: task {task.name}, {task.waiting} jobs wait; "
+        if knowing:
+            lines.append(f"{begin}left to {knowing[0]}")
+        else:
+            unknown.append(f"{begin}no process knows this task: {REMEDY}")
+    return lines, unknown
 
 
 def _survival(state: AppState) -> str:

@@ -73,12 +73,15 @@ def worker(
         _log.warning("%s", doubt)
     with StopRequest.heard() as stop_request, _counted(state, max_jobs, stop_request):
         _log.info(
-            "worker %d runs jobs of %s with %d threads (%s)",
+            "worker %d runs jobs of %s with %d threads, %d tasks (%s)",
             os.getpid(),
             ", ".join(settings.queues) if settings.queues else "all queues",
             settings.workers,
+            len(state.registry),
             state.backend.url,
         )
+        if not len(state.registry):
+            _log.warning("no task is registered here: import the modules that define them with the app")
         state.start(role=WORKER, settings=settings)
         reason = stop_request.await_stop()
         timeout = DRAIN_WORKER if settings.drain_timeout is None else settings.drain_timeout

@@ -152,3 +152,21 @@ def test_an_article_fits_its_noun() -> None:
         *("a list", "a User", "a UUID", "a URL", "a Universe"),
         *("an object", "an Upload", "an unknown", "an int"),
     ]
+
+
+def test_what_is_enqueued_by_name_must_be_a_name() -> None:
+    _, delayq = make_app()
+
+    @delayq.task(name="add")
+    def add(a: int) -> int:
+        return a
+
+    with pytest.raises(
+        TypeError, match=r"takes the name of a task, not .*; call add\.enqueue\(\.\.\.\)"
+    ):
+        delayq.enqueue(add, 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"decorate it with @delayq\.task, then call plain\.enqueue"):
+
+        def plain() -> None: ...
+
+        delayq.enqueue(plain)  # type: ignore[arg-type]

@@ -101,4 +101,6 @@ def test_any_value_can_be_shown(value: Any, text: str) -> None:
 
 def test_a_task_that_is_not_found_is_told_with_what_may_be_the_reason() -> None:
     assert str(errors.TaskNotFoundError("shop.mail")).endswith("registered; is its module imported?")
-    assert str(errors.TaskNotFoundError("mial", ["mail"])).endswith("; did you mean 'mail'?")
+    assert str(errors.TaskNotFoundError("mial", ["mail"])).endswith(
+        "; did you mean 'mail'? If not, is its module imported?"
+    )

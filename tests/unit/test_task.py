@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -219,3 +220,14 @@ def test_an_unknown_task_suggests_what_looks_like_it() -> None:
     assert caught.value.suggestions == ("mail.send",)
     with pytest.raises(LookupError):
         registry.get("")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("apply_async", "use task.enqueue(...)"), ("AsyncResult", "use delayq.get(job_id)")],
+)
+def test_the_names_of_others_lead_to_ours(name: str, remedy: str) -> None:
+    task = make(add)
+    with pytest.raises(AttributeError, match=re.escape(remedy)):
+        getattr(task, name)
+    assert not hasattr(task, "anything")
