@@ -146,7 +146,10 @@ def test_a_disk_that_is_full_costs_no_second_run(
     told(figure, f"full ({len(refused)} calls of enqueue refused)", account, rows)
     assert refused, "the disk was never full"
     assert [fault for fault in account.faults(rows) if "an error reached a caller" not in fault] == []
-    assert {text.partition("(")[0] for text in refused} == {"BackendUnavailableError"}
+    # On a busy machine a commit may be under way at the end of a caller's time, which is uncertain.
+    kinds = {text.partition("(")[0] for text in refused}
+    assert "BackendUnavailableError" in kinds
+    assert kinds <= {"BackendUnavailableError", "EnqueueUncertainError"}
     assert account.repeated == 0
     assert {row.rescues for row in rows.values()} == {0}
 
