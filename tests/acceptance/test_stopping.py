@@ -202,6 +202,8 @@ def exits(times: int) -> Case:
             assert running.wait(20 + times) == 0, running.output()
             told = running.output().splitlines()
             # Without logging set up, the bare lines of warnings and errors.
+            # Who enqueues after the drain, in the last moment, is told that nobody runs that job now.
+            told = [line for line in told if not line.startswith("a job was stored, but no process")]
             assert [line for line in told if not (REFUSES_EARLY and CUT_OFF in line)] == []
         reaped = site.notes("reaped")
         assert [event.words[1] for event in reaped] == ["0"] * times
