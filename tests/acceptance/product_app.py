@@ -108,7 +108,8 @@ def end() -> None:
 
 def open_runs(job_id: str) -> set[int]:
     """The processes that began the job and have not noted an end of it."""
-    lines = [line.split("\t") for line in Path(os.environ[FOLDER], "notes").read_text().splitlines()]
+    text = Path(os.environ[FOLDER], "notes").read_text().rpartition("\n")[0]  # the last may be half
+    lines = [line.split("\t") for line in text.splitlines()]
     of_job = [line for line in lines if line[0] in ("begin", "end") and line[4] == job_id]
     ended = {line[1] for line in of_job if line[0] == "end"}
     return {int(line[1]) for line in of_job if line[1] not in ended}
