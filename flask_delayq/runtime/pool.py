@@ -144,11 +144,6 @@ class WorkerPool(Generic[T]):
         running = threading.enumerate()  # also threads that never began: their start was interrupted
         return [thread for thread in self.threads if thread.ident is not None and thread in running]
 
-    def finished(self, seconds: float) -> None:
-        """Free the place of an item that took ``seconds``; called by the code that ends the item."""
-        self.free(None)
-        self.account(seconds)
-
     def account(self, seconds: float) -> None:
         """Note that an item took ``seconds`` and that its place is free again; called by ``work``."""
         # No lock: an update lost in a race hardly changes the estimate.

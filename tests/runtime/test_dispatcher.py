@@ -15,7 +15,7 @@ from flask_delayq.runtime.dispatcher import UNSTARTED_LIMIT
 from flask_delayq.runtime.near_future import SAFETY, NearFuture
 from flask_delayq.runtime.pool import COUNTS
 from flask_delayq.runtime.wheel import TimingWheel
-from runtime_parts import Parts
+from runtime_parts import Parts, finish
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_jobs_that_go_back_unstarted_are_not_claimed_again_at_once() -> None:
     task = parts.task()
     for _ in range(200):  # short ones make many places
         parts.pool.reserve(1)
-        parts.pool.finished(0.00001)
+        finish(parts.pool, 0.00001)
     task.enqueue_many([()] * 500)
     parts.dispatcher.ring()
     parts.turn()

@@ -16,6 +16,7 @@ import pytest
 
 from flask_delayq.runtime.pool import PREFETCH_MOST, WorkerPool
 from pace import quiet_seconds
+from runtime_parts import finish
 from waiting import wait_until
 
 
@@ -37,7 +38,7 @@ class Rig:
         try:
             item()
         finally:
-            self.pool.finished(self.seconds)
+            finish(self.pool, self.seconds)
 
     def on_free(self) -> None:
         self.freed += 1
@@ -88,8 +89,8 @@ def test_places_given_back_can_be_reserved_again() -> None:
     assert pool.reserve(2) == 2
     pool.give_back(1)
     assert pool.reserve(2) == 1
-    pool.finished(1.0)
-    pool.finished(1.0)
+    finish(pool, 1.0)
+    finish(pool, 1.0)
     assert pool.busy == 0
 
 
@@ -97,11 +98,11 @@ def test_short_items_make_places_for_more_and_long_ones_take_them_back() -> None
     pool = Rig(2).pool
     for _ in range(200):
         assert pool.reserve(1) == 1
-        pool.finished(0.00001)
+        finish(pool, 0.00001)
     assert pool.places == 2 + PREFETCH_MOST
     assert pool.reserve(10_000) == 2 + PREFETCH_MOST
     for _ in range(200):
-        pool.finished(1.0)
+        finish(pool, 1.0)
     assert pool.places == 2
     assert pool.reserve(1) == 0, "more are taken than there are now"
 
@@ -110,11 +111,11 @@ def test_prefetching_stops_when_items_waited_too_long() -> None:
     pool = Rig(2).pool
     for _ in range(200):
         pool.reserve(1)
-        pool.finished(0.0001)
+        finish(pool, 0.0001)
     pool.stop_prefetching()
     assert pool.places == 2
     pool.reserve(1)
-    pool.finished(0.0001)
+    finish(pool, 0.0001)
     assert pool.places == 2
 
 
@@ -122,15 +123,15 @@ def test_places_that_were_taken_when_prefetching_stopped_do_not_come_back() -> N
     pool = Rig(2).pool
     for _ in range(200):
         pool.reserve(1)
-        pool.finished(0.00001)
+        finish(pool, 0.00001)
     taken = pool.reserve(10_000)
     assert taken > 100
     pool.stop_prefetching()
     pool.give_back(taken - 3)
     assert pool.reserve(10_000) == 0, "three are still taken, and there are two"
-    pool.finished(1.0)
+    finish(pool, 1.0)
     assert pool.reserve(1) == 0
-    pool.finished(1.0)
+    finish(pool, 1.0)
     assert pool.reserve(10_000) == 1
     assert pool.busy == 2
 
@@ -147,7 +148,7 @@ def test_no_place_is_lost_or_made_by_threads_that_race() -> None:
             most.append(pool.busy)
             if granted:
                 pool.give_back(granted - 1)
-                pool.finished(1.0)
+                finish(pool, 1.0)
 
     threads = [threading.Thread(target=churn) for _ in range(4)]
     for thread in threads:
@@ -197,7 +198,7 @@ def test_it_tells_when_a_worker_has_nothing_to_do() -> None:
     rig = Rig(4)
     rig.pool.hungry = True
     assert rig.pool.reserve(4) == 4
-    rig.pool.finished(1.0)
+    finish(rig.pool, 1.0)
     assert rig.freed == 1, "three long items must not hold up the short ones of the fourth worker"
 
 
@@ -205,14 +206,14 @@ def test_it_tells_when_half_of_the_places_are_free_and_not_before() -> None:
     rig = Rig(2)
     for _ in range(200):
         rig.pool.reserve(1)
-        rig.pool.finished(0.00001)
+        finish(rig.pool, 0.00001)
     places = rig.pool.places
     assert rig.pool.reserve(10_000) == places
     rig.pool.hungry = True
     for _ in range(places // 2 - 1):
-        rig.pool.finished(0.00001)
+        finish(rig.pool, 0.00001)
     assert rig.freed == 0
-    rig.pool.finished(0.00001)
+    finish(rig.pool, 0.00001)
     assert rig.freed == 1
 
 

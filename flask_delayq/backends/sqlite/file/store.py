@@ -179,9 +179,7 @@ class Store:
         child that is made while a thread holds one waits for it for ever.
         """
 
-        def read_it(leads: bool) -> T:
-            if not leads:
-                raise BackendUnavailableError(f"the store {self.file.path} is busy", reason="locked")
+        def read_it() -> T:
             sql = Sql(":memory:", deadline=deadline)
             try:
                 schema.fill(sql)
@@ -189,10 +187,7 @@ class Store:
             finally:
                 sql.close(checkpoint=False)
 
-        try:
-            return self.writer.hold(deadline, read_it)
-        except apsw.Error as error:
-            raise translate(error, self.file.path) from error
+        return self._lead(deadline, read_it)
 
     # --- connections ----------------------------------------------------------------------------------
 
@@ -221,14 +216,21 @@ class Store:
 
     def _open_now(self, deadline: float) -> None:
         """Open the store without a write, because a read-only file would refuse it."""
+        self._lead(deadline, lambda: self._writing(deadline))
 
-        def open_it(leads: bool) -> None:
+    def _lead(self, deadline: float, use: Callable[[], T]) -> T:
+        """Call ``use`` while nobody else writes, and return its result.
+
+        :raises BackendUnavailableError: the lead was not free before the deadline, or ``use`` failed.
+        """
+
+        def leading(leads: bool) -> T:
             if not leads:
                 raise BackendUnavailableError(f"the store {self.file.path} is busy", reason="locked")
-            self._writing(deadline)
+            return use()
 
         try:
-            self.writer.hold(deadline, open_it)
+            return self.writer.hold(deadline, leading)
         except apsw.Error as error:
             raise translate(error, self.file.path) from error
 
